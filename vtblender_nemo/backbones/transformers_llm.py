@@ -1,0 +1,241 @@
+"""The LLM behind four calls: embed, hidden, logits, generate. Any Hugging Face causal LM will do.
+
+Shapes: B conversations, T positions, H hidden, V vocabulary, N rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
+from vtblender_nemo.modules.lora import add_lora
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TransformersLLM(nn.Module):
+    """A causal LM whose own weights are frozen, with or without LoRA beside them.
+
+    Args:
+        causal_lm: the pretrained model.
+        lora: arguments of `peft.LoraConfig`, or None for no adapters.
+        trainable: leave the model's own weights trainable (full fine-tuning; excludes `lora`).
+
+    Raises:
+        ConfigError: LoRA together with full fine-tuning, or a model whose logits are not made as `logits` makes them.
+    """
+
+    def __init__(self, causal_lm: PreTrainedModel, *, lora: Mapping[str, Any] | None, trainable: bool = False) -> None:
+        super().__init__()
+        if trainable and lora:
+            raise ConfigError("LoRA and a trainable LLM exclude each other", knob="model.lora or model.train_llm")
+        causal_lm.requires_grad_(trainable)
+        causal_lm.config.use_cache = False
+        _check_head(causal_lm)
+        self.model = add_lora(causal_lm, dict(lora)) if lora else causal_lm
+        if lora:
+            causal_lm.get_input_embeddings().requires_grad_(False)
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The Hugging Face model; LoRA layers, where there are any, stand inside it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def hidden_size(self) -> int:
+        return self.causal_lm.config.get_text_config().hidden_size
+
+    @property
+    def max_positions(self) -> int:
+        return self.causal_lm.config.get_text_config().max_position_embeddings
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal_lm.get_input_embeddings().weight.device
+
+    @torch.no_grad()
+    def embed_rms(self) -> float:
+        """Root mean square of the token embeddings as the first layer sees them."""
+        ids = torch.arange(min(self.causal_lm.config.get_text_config().vocab_size, 4096))
+        return float(self.embed(ids.to(self.device)).float().pow(2).mean().sqrt())
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (...) -> embeddings (..., H), scaled as the first layer wants them."""
+        return self.causal_lm.get_input_embeddings()(ids)
+
+    def hidden(self, embeds: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Embeddings (B, T, H) with mask (B, T) -> last hidden states (B, T, H), before the head."""
+        decoder = self.causal_lm.base_model
+        output = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
+        return output.last_hidden_state
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Hidden rows (N, H) -> logits (N, V)."""
+        return _head(self.causal_lm, rows)
+
+    @torch.no_grad()
+    def generate(
+        self, embeds: Tensor, mask: Tensor, *, max_new_tokens: int, stop_ids: Sequence[int], **sampling: Any
+    ) -> Tensor:
+        """Continues prompts that are padded on the left.
+
+        Args:
+            embeds: (B, T, H).
+            mask: (B, T) bool.
+            max_new_tokens: of each answer.
+            stop_ids: ids that end an answer.
+            sampling: `do_sample`, `temperature`, `top_p`, `top_k`, ... of `transformers.GenerationConfig`; greedy if empty.
+
+        Returns:
+            (B, at most max_new_tokens) ids, filled up with the first of `stop_ids`.
+        """
+        settings = {"do_sample": False, **sampling}
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0], use_cache=True, **settings
+        )
+        return self.causal_lm.generate(inputs_embeds=embeds, attention_mask=mask.long(), generation_config=config)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of the model's own weights, LoRA left out."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.base_weights().items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def base_weights(self) -> dict[str, Tensor]:
+        """The model's own weights by their names in this module's state dict."""
+        return {name: weight for name, weight in self.state_dict().items() if ".lora_" not in name}
+
+
+def llm_config(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> PretrainedConfig:
+    """The Hugging Face config of a folder or hub name, with some values replaced (for example `attention_dropout`).
+
+    Raises:
+        ModelFileError: nothing there that transformers can read.
+        ConfigError: an override that the config does not have.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _unreadable(name_or_path, error) from error
+    for key, value in (overrides or {}).items():
+        if not hasattr(config, key):
+            raise ConfigError(
+                f"the LLM's config has no value {key!r}", value=name_or_path, knob=f"model.llm_overrides.{key}"
+            )
+        setattr(config, key, value)
+    return config
+
+
+def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
+    """A Hugging Face config from its dictionary, of a model type that transformers itself knows."""
+    model_type = values.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ModelFileError("unknown LLM type in the model file", value=model_type, expected="a type known to transformers")
+    return CONFIG_MAPPING[model_type].from_dict(dict(values))
+
+
+def build_llm(config: PretrainedConfig, dtype: str) -> PreTrainedModel:
+    """An LLM with random weights, to be overwritten or for measuring."""
+    return AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype), trust_remote_code=False)
+
+
+def load_llm(name_or_path: str, config: PretrainedConfig, dtype: str, *, quantization: str | None = None) -> PreTrainedModel:
+    """Pretrained weights from a folder or the hub.
+
+    Args:
+        name_or_path: folder or hub name.
+        config: from `llm_config`.
+        dtype: "float32" or "bfloat16".
+        quantization: None, or "4bit" for an NF4 base by bitsandbytes (CUDA only).
+
+    Raises:
+        ModelFileError: weights that are missing or do not fit the config.
+        ConfigError: an unknown `quantization`, or 4-bit weights without CUDA.
+    """
+    extra = {} if quantization is None else {"quantization_config": _quantization(quantization), "device_map": {"": 0}}
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name_or_path, config=config, dtype=torch_dtype(dtype), trust_remote_code=False, **extra
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreadable(name_or_path, error) from error
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ConfigError("unknown type of weights", value=name, expected=f"one of {', '.join(DTYPES)}", knob="model.llm_dtype")
+    return DTYPES[name]
+
+
+def _quantization(kind: str) -> Any:
+    if kind != "4bit":
+        raise ConfigError("unknown quantization", value=kind, expected="null or 4bit", knob="model.quantization")
+    if not torch.cuda.is_available():
+        raise ConfigError("4-bit weights need a CUDA device", value=kind, knob="model.quantization=null")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("4-bit weights need bitsandbytes", knob='pip install "vtblender_nemo[quant]"') from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_use_double_quant=True
+    )
+
+
+def _head(causal_lm: PreTrainedModel, rows: Tensor) -> Tensor:
+    """Logits of hidden rows, with the adjustments that some families make between head and softmax."""
+    config = causal_lm.config.get_text_config()
+    logits = causal_lm.get_output_embeddings()(rows)
+    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        logits = logits * scale
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        logits = logits / divisor
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+@torch.no_grad()
+def _check_head(causal_lm: PreTrainedModel) -> None:
+    """One token through the model: an LLM that makes its logits in a way unknown here must not be trained on wrong ones."""
+    embedding = causal_lm.get_input_embeddings().weight
+    if embedding.is_meta:
+        return
+    was_training = causal_lm.training
+    causal_lm.eval()
+    ids = torch.zeros(1, 1, dtype=torch.long, device=embedding.device)
+    wanted = causal_lm(input_ids=ids, use_cache=False).logits[0]
+    found = _head(causal_lm, causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    causal_lm.train(was_training)
+    if not torch.allclose(found.float(), wanted.float(), rtol=1e-2, atol=1e-2):
+        raise ConfigError(
+            "this LLM makes its logits in a way that is not supported",
+            value=type(causal_lm).__name__,
+            expected="a plain, scaled or soft-capped linear head",
+            knob="model.pretrained_llm",
+        )
+
+
+def _unreadable(name_or_path: str, error: Exception) -> ModelFileError:
+    return ModelFileError(
+        f"the LLM cannot be loaded ({error})",
+        value=name_or_path,
+        expected="a Hugging Face folder or hub name of a causal LM",
+        knob="model.pretrained_llm",
+    )

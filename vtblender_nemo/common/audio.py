@@ -1,0 +1,97 @@
+"""Audio in and out of Lhotse cuts: opened lazily, checked, mono, at the rate that the encoder wants."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile as sf
+
+from vtblender_nemo.common.errors import AudioError
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+SHORTEST_SECS = 0.01
+
+
+def cut_from_file(path: str | Path, *, offset_secs: float = 0.0, duration_secs: float | None = None) -> Cut:
+    """A cut over a file or a part of it; reads the header only.
+
+    The cut's id is its path and span: file names alone are not unique across folders.
+
+    Raises:
+        AudioError: the file is missing, has no readable header, or is shorter than the part asked for.
+    """
+    from lhotse import Recording
+
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError("audio file is missing", path=path)
+    try:
+        recording = Recording.from_file(path, recording_id=str(path))
+    except Exception as error:  # every backend of Lhotse raises errors of its own
+        raise AudioError(f"audio file cannot be opened ({error})", path=path) from error
+    return cut_span(recording.to_cut(), offset_secs, duration_secs, path)
+
+
+def cut_span(cut: Cut, offset_secs: float, duration_secs: float | None, path: str | Path) -> Cut:
+    """The part of `cut` that starts at `offset_secs` and lasts `duration_secs` (default: to its end)."""
+    tolerance = 0.02  # manifests round durations
+    end = cut.duration if duration_secs is None else offset_secs + duration_secs
+    if offset_secs < 0 or end > cut.duration + tolerance or end - offset_secs < SHORTEST_SECS:
+        raise AudioError(
+            "the part asked for does not lie in the audio",
+            path=path,
+            value={"offset": offset_secs, "duration": duration_secs},
+            expected=f"a part of {cut.duration:.3f} s",
+        )
+    end = min(end, cut.duration)
+    span = cut if offset_secs == 0 and end == cut.duration else cut.truncate(offset=offset_secs, duration=end - offset_secs)
+    return span.with_id(f"{path}@{offset_secs:.3f}+{end - offset_secs:.3f}")
+
+
+def cut_from_array(samples: np.ndarray, sampling_rate: int, *, id: str = "array") -> Cut:
+    """A cut over samples in memory.
+
+    Args:
+        samples: float or int16, (S,) or (channels, S); two-dimensional arrays with more rows than columns are refused.
+        sampling_rate: Hz.
+
+    Raises:
+        AudioError: wrong shape, no samples, or values that are not finite.
+    """
+    from lhotse import Recording
+
+    wave = np.atleast_2d(np.asarray(samples))
+    if wave.ndim != 2 or wave.shape[1] == 0 or wave.shape[0] > wave.shape[1]:
+        raise AudioError("audio array of a wrong shape", value=np.shape(samples), expected="(S,) or (channels, S)")
+    if wave.dtype == np.int16:
+        wave = wave / np.float32(32768)
+    wave = wave.astype(np.float32)
+    if not np.isfinite(wave).all():
+        raise AudioError("audio array with NaN or infinite values", value=id, expected="finite samples")
+    buffer = io.BytesIO()
+    sf.write(buffer, wave.T, int(sampling_rate), format="WAV", subtype="FLOAT")
+    return Recording.from_bytes(buffer.getvalue(), recording_id=id).to_cut()
+
+
+def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
+    """Decodes a cut to mono at `sampling_rate` Hz.
+
+    Returns:
+        float32 samples (S,); channels are averaged.
+
+    Raises:
+        AudioError: the audio cannot be decoded, is empty, or holds values that are not finite.
+    """
+    try:
+        samples = cut.resample(sampling_rate).load_audio()
+    except Exception as error:  # every backend of Lhotse raises errors of its own
+        raise AudioError(f"audio cannot be decoded ({type(error).__name__}: {error})", path=cut.id) from error
+    mono = samples.mean(axis=0) if samples.ndim == 2 else samples
+    if mono.size == 0 or not np.isfinite(mono).all():
+        raise AudioError("audio is empty or holds values that are not finite", path=cut.id, value=mono.shape)
+    return np.ascontiguousarray(mono, dtype=np.float32)

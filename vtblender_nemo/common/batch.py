@@ -1,0 +1,61 @@
+"""The micro-batch: conversations as token ids and waveforms, before any network has seen them.
+
+Shapes: B conversations, L tokens of the longest one, A audio segments, S samples of the longest one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Conversations that go through the model together.
+
+    Attributes:
+        input_ids: (B, L) int64, padded on the right with 0; every audio is one locator id.
+        input_lens: (B,) int64, tokens of each conversation.
+        loss_mask: (B, L) bool, True at the assistant's tokens.
+        audios: (A, S) float32 waveforms, padded on the right with 0; their order is that of the locators, row by row.
+        audio_lens: (A,) int64, samples of each waveform.
+        sources: B names of data sources.
+        ids: B conversation ids.
+    """
+
+    input_ids: Tensor
+    input_lens: Tensor
+    loss_mask: Tensor
+    audios: Tensor
+    audio_lens: Tensor
+    sources: list[str]
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`."""
+        moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def pad_right(rows: list[np.ndarray], *, multiple_of: int = 1, dtype: np.dtype | type = np.float32) -> tuple[Tensor, Tensor]:
+    """Stacks rows of different lengths.
+
+    Args:
+        rows: arrays of one dimension.
+        multiple_of: the padded length is rounded up to a multiple of this; few distinct shapes keep kernels warm.
+        dtype: of the result.
+
+    Returns:
+        (rows, longest) padded with 0, and the lengths (rows,) int64.
+    """
+    longest = -(-max((len(row) for row in rows), default=0) // multiple_of) * multiple_of
+    padded = np.zeros((len(rows), longest), dtype=dtype)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return torch.from_numpy(padded), torch.tensor([len(row) for row in rows], dtype=torch.int64)

@@ -1,0 +1,175 @@
+"""Conversation -> token ids: the one function behind training targets and inference prompts.
+
+The tokenizer's own chat template is rendered a few times, when `ChatFormat` is made, to learn what stands around a system text,
+a user text and an answer. Conversations are then composed of these pieces, each tokenised alone: the ids of a training
+conversation up to an answer equal the ids of the inference prompt of the same turns, whatever the template does elsewhere
+(Qwen3's, for one, writes the last answer otherwise than earlier ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vtblender_nemo.common.conversation import Audio, Turn, check_turns
+from vtblender_nemo.common.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What stands in place of contents while the template is learned; words, as templates trim and some escape.
+_SYSTEM, _USER, _ANSWER, _NEXT_USER = "SYSTEMCONTENT", "USERCONTENT", "ANSWERCONTENT", "NEXTCONTENT"
+
+
+@dataclass(frozen=True)
+class PromptIds:
+    """A conversation as token ids.
+
+    Attributes:
+        ids: one id a token; an audio is one `audio_locator_id`, to be replaced by its frames.
+        loss_mask: True where the token belongs to an assistant's answer, its end-of-turn included.
+    """
+
+    ids: list[int]
+    loss_mask: list[bool]
+
+
+class ChatFormat:
+    """The pieces of a chat template, and the locator token.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        audio_locator_tag: the token that marks the place of an audio. It is added to the tokenizer when its vocabulary lacks
+            it; its embedding is never used.
+
+    Attributes:
+        audio_locator_id: the tag's token id.
+        stop_ids: ids that end an answer.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, or the template drops what turns contain or ends answers with nothing.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, audio_locator_tag: str) -> None:
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                "the tokenizer has no chat template",
+                value=tokenizer.name_or_path,
+                expected="the tokenizer of an instruction-tuned LLM",
+                knob="model.pretrained_llm",
+            )
+        self.tokenizer = tokenizer
+        self.audio_locator_tag = audio_locator_tag
+        if audio_locator_tag not in tokenizer.get_vocab():
+            tokenizer.add_tokens([audio_locator_tag], special_tokens=True)
+        self.audio_locator_id: int = tokenizer.convert_tokens_to_ids(audio_locator_tag)
+        self._learn_template()
+        self.stop_ids = self._find_stop_ids()
+
+    def encode(self, turns: Sequence[Turn]) -> PromptIds:
+        """Token ids of a conversation: a training example if it ends with the assistant, else a prompt to be answered.
+
+        Raises:
+            DataError: turns in a wrong order, or the locator tag inside a text.
+        """
+        check_turns(turns, answered=bool(turns) and turns[-1].role == "assistant")
+        prompt = PromptIds([], [])
+        system, dialogue = ("", turns) if turns[0].role != "system" else (self._content(turns[0]), turns[1:])
+        for position, turn in enumerate(dialogue):
+            content = self._content(turn)
+            if turn.role == "assistant":
+                self._append(prompt, content + self._answer_end, is_answer=True)
+            elif position == 0:
+                self._append(prompt, self._open(system, content), is_answer=False)
+            else:
+                self._append(prompt, self._before_next_user + content + self._after_user, is_answer=False)
+        return prompt
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, without special tokens and surrounding space."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _append(self, prompt: PromptIds, text: str, *, is_answer: bool) -> None:
+        for position, piece in enumerate(text.split(self.audio_locator_tag)):
+            ids = [self.audio_locator_id] if position else []
+            ids += self.tokenizer.encode(piece, add_special_tokens=False) if piece else []
+            prompt.ids.extend(ids)
+            prompt.loss_mask.extend([is_answer] * len(ids))
+
+    def _open(self, system: str, content: str) -> str:
+        """The text up to the first answer; a template without system role gets it at the head of the user's text."""
+        if not system:
+            return self._before_user + content + self._after_user
+        if self._around_system is None:
+            return f"{self._before_user}{system}\n\n{content}{self._after_user}"
+        before, between = self._around_system
+        return before + system + between + content + self._after_user
+
+    def _content(self, turn: Turn) -> str:
+        """A turn's parts as one text: a locator tag for an audio, a space before a text that follows another part."""
+        content = ""
+        for part in turn.parts:
+            if isinstance(part, Audio):
+                content += self.audio_locator_tag
+            elif self.audio_locator_tag in part.text:
+                raise DataError(
+                    "the audio locator tag stands inside a text",
+                    value=part.text,
+                    expected=f"text without {self.audio_locator_tag}",
+                    knob="model.audio_locator_tag",
+                )
+            elif part.text.strip():
+                content += (" " if content else "") + part.text.strip()
+        return content
+
+    def _learn_template(self) -> None:
+        user = {"role": "user", "content": _USER}
+        answer = {"role": "assistant", "content": _ANSWER}
+        next_user = {"role": "user", "content": _NEXT_USER}
+        self._before_user, self._after_user = self._split(self._render([user]), _USER)
+        _, self._answer_end = self._split(self._render([user, answer], prompt=False), _ANSWER)
+        if not self._answer_end.strip():
+            raise self._unusable("ends an answer with nothing")
+        _, rest = self._split(self._render([user, answer, next_user]), _ANSWER)
+        between, after = self._split(rest, _NEXT_USER)
+        if not between.startswith(self._answer_end) or after != self._after_user:
+            raise self._unusable("renders a second turn otherwise than the first")
+        self._before_next_user = between.removeprefix(self._answer_end)
+        self._around_system = self._learn_system(user)
+
+    def _learn_system(self, user: dict[str, str]) -> tuple[str, str] | None:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text = self._render([{"role": "system", "content": _SYSTEM}, user])
+        except TemplateError:  # how templates without a system role refuse it
+            return None
+        if _SYSTEM not in text:
+            return None
+        before, rest = self._split(text, _SYSTEM)
+        return before, self._split(rest, _USER)[0]
+
+    def _render(self, messages: list[dict[str, str]], *, prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+        )
+
+    def _split(self, text: str, mark: str) -> tuple[str, str]:
+        if text.count(mark) != 1:
+            raise self._unusable("drops or repeats the content of a turn")
+        before, after = text.split(mark)
+        return before, after
+
+    def _unusable(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"the chat template {what}",
+            value=self.tokenizer.name_or_path,
+            expected="a template with user and assistant turns, each with an end",
+            knob="model.pretrained_llm",
+        )
+
+    def _find_stop_ids(self) -> tuple[int, ...]:
+        end = self.tokenizer.encode(self._answer_end.strip(), add_special_tokens=False)[:1]
+        eos = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        return tuple(dict.fromkeys(end + eos))

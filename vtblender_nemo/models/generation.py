@@ -1,0 +1,72 @@
+"""Answers: conversations in, one string each out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vtblender_nemo.common.chat import ChatFormat
+from vtblender_nemo.common.conversation import Conversation, Message, from_messages
+from vtblender_nemo.common.errors import DataError
+from vtblender_nemo.data.collate import collate
+from vtblender_nemo.models.speech_llm import SpeechLLM
+
+
+def as_conversations(conversations: Sequence[Conversation | Sequence[Message]]) -> list[Conversation]:
+    """Reads chats in the format of Hugging Face processors where they are not conversations yet."""
+    if isinstance(conversations, str) or (conversations and isinstance(conversations[0], dict)):
+        raise DataError(
+            "a single conversation where a list of conversations belongs",
+            value=conversations,
+            expected="[[{'role': ..., 'content': ...}], ...]",
+        )
+    return [
+        chat if isinstance(chat, Conversation) else from_messages(chat, id=str(number))
+        for number, chat in enumerate(conversations)
+    ]
+
+
+@torch.inference_mode()
+def answer(
+    model: SpeechLLM,
+    chat_format: ChatFormat,
+    conversations: Sequence[Conversation],
+    *,
+    max_new_tokens: int,
+    **sampling: Any,
+) -> list[str]:
+    """Answers conversations that end with a user turn, all in one batch.
+
+    Args:
+        model: in eval mode.
+        chat_format: of the model's tokenizer.
+        conversations: any number of audios each, none included.
+        max_new_tokens: of each answer.
+        sampling: see `TransformersLLM.generate`; greedy if empty.
+
+    Raises:
+        DataError: turns in a wrong order, or a prompt too long for the LLM.
+        AudioError: an audio that cannot be decoded.
+    """
+    if not conversations:
+        return []
+    batch = collate(conversations, chat_format, model.perception.sampling_rate).to(model.llm.device)
+    embeds, mask = model.prompt_embeds(batch)
+    if embeds.shape[1] + max_new_tokens > model.llm.max_positions:
+        raise DataError(
+            "prompt and answer are longer than the LLM's context",
+            value=f"{embeds.shape[1]} + {max_new_tokens} positions",
+            expected=f"at most {model.llm.max_positions}",
+            knob="max_new_tokens, or shorter audio",
+        )
+    ids = model.llm.generate(embeds, mask, max_new_tokens=max_new_tokens, stop_ids=chat_format.stop_ids, **sampling)
+    return [chat_format.decode(_until_stop(row, chat_format.stop_ids)) for row in ids.tolist()]
+
+
+def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    for position, token in enumerate(ids):
+        if token in stop_ids:
+            return ids[:position]
+    return ids

@@ -1,0 +1,72 @@
+"""Validation while training: loss per set, and greedy answers scored by the set's metric."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from omegaconf import DictConfig
+
+from vtblender_nemo.common.chat import ChatFormat
+from vtblender_nemo.common.conversation import Conversation
+from vtblender_nemo.data.collate import collate
+from vtblender_nemo.evaluation.metrics import compute
+from vtblender_nemo.models.generation import answer
+from vtblender_nemo.models.speech_llm import SpeechLLM
+
+
+class ValidationRun:
+    """What one pass over the validation sets has seen so far.
+
+    Args:
+        cfg: `model.validation`: `max_new_tokens`, `metrics` (set -> name of its metric), `default_metric`.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self._cfg = cfg
+        self._nll: dict[str, float] = defaultdict(float)
+        self._targets: dict[str, int] = defaultdict(int)
+        self._answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
+
+    @torch.inference_mode()
+    def add(self, model: SpeechLLM, chat_format: ChatFormat, conversations: list[Conversation]) -> None:
+        """Scores conversations that end with the reference answer."""
+        loss = model(collate(conversations, chat_format, model.perception.sampling_rate).to(model.llm.device))
+        for number, nll in zip(loss.conversation.tolist(), loss.nll.tolist(), strict=True):
+            self._nll[conversations[number].source] += nll
+            self._targets[conversations[number].source] += 1
+        prompts = [Conversation(c.id, c.turns[:-1], c.source) for c in conversations]
+        answers = answer(model, chat_format, prompts, max_new_tokens=self._cfg.max_new_tokens)
+        for conversation, text in zip(conversations, answers, strict=True):
+            self._answers[conversation.source].append((text, conversation.reference))
+
+    def scores(self) -> dict[str, float]:
+        """`val_loss`, `val_loss/SET` and `val/SET.METRIC`, over all ranks."""
+        nll, targets, answers = _over_ranks((dict(self._nll), dict(self._targets), dict(self._answers)))
+        found = {f"val_loss/{name}": nll[name] / targets[name] for name in sorted(nll)}
+        if found:
+            found = {"val_loss": sum(nll.values()) / sum(targets.values()), **found}
+        for name in sorted(answers):
+            metric = self._cfg.metrics.get(name, self._cfg.default_metric)
+            predictions, references = zip(*answers[name], strict=True)
+            found[f"val/{name}.{metric}"] = compute(metric, predictions, references).value
+        return found
+
+
+Seen = tuple[dict[str, float], dict[str, int], dict[str, list[tuple[str, str]]]]
+
+
+def _over_ranks(seen: Seen) -> Seen:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return seen
+    gathered: list[Seen] = [seen] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, seen)
+    nll: dict[str, float] = defaultdict(float)
+    targets: dict[str, int] = defaultdict(int)
+    answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for rank_nll, rank_targets, rank_answers in gathered:
+        for name in rank_nll:
+            nll[name] += rank_nll[name]
+            targets[name] += rank_targets[name]
+            answers[name] += rank_answers[name]
+    return nll, targets, answers

@@ -1,0 +1,352 @@
+"""`VTBlenderModel`: the joint model as a NeMo `ModelPT`: built, trained, validated, saved and restored the host's way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from nemo.core.classes import ModelPT
+from nemo.core.classes.common import PretrainedModelInfo
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM, build_llm, config_from_dict, llm_config, load_llm
+from vtblender_nemo.common.batch import Batch
+from vtblender_nemo.common.chat import ChatFormat
+from vtblender_nemo.common.conversation import Conversation, Message
+from vtblender_nemo.common.errors import ModelFileError
+from vtblender_nemo.models.generation import answer, as_conversations
+from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
+from vtblender_nemo.models.speech_llm import SpeechLLM, TargetLoss
+from vtblender_nemo.models.validation import ValidationRun
+from vtblender_nemo.modules.perception import Perception, copy_encoder, load_speech_model, perception_config
+from vtblender_nemo.training.optim import build_optimizer, build_scheduler
+
+_LLM_PREFIX = "speech_llm.llm."
+
+
+class VTBlenderModel(ModelPT):
+    """Perception and a frozen LLM with LoRA, trained jointly on text and speech.
+
+    Args:
+        cfg: the `model` section of a configuration (`conf/model/*.yaml` tells every key).
+        trainer: set by Lightning users who build the trainer first.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
+        super().__init__(cfg=cfg, trainer=trainer)
+        self.strict_loading = False  # Lightning checkpoints leave the frozen LLM out; `load_state_dict` is strict itself
+        restoring = self._is_model_being_restored()
+        self._tokenizer_dir = tempfile.TemporaryDirectory(prefix="vtblender_tokenizer_")
+        self.chat_format = ChatFormat(self._load_tokenizer(restoring), self.cfg.audio_locator_tag)
+        llm = self._build_llm(restoring)
+        perception = self._build_perception(restoring, llm)
+        self.speech_llm = SpeechLLM(
+            perception, llm, self.chat_format.audio_locator_id, pad_positions_to=self.cfg.get("pad_positions_to", 1)
+        )
+        self._targets_in_step = 0
+        self._leave_llm_out = False
+        self._validation: ValidationRun | None = None
+        if self.cfg.get("init_from") and not restoring:
+            self._init_from(self.cfg.init_from)
+
+    # Parts ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def perception(self) -> Perception:
+        return self.speech_llm.perception
+
+    @property
+    def llm(self) -> TransformersLLM:
+        return self.speech_llm.llm
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.chat_format.tokenizer
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz of the waveforms that the encoder takes."""
+        return self.perception.sampling_rate
+
+    @property
+    def token_equivalent_duration(self) -> float:
+        """Seconds of audio in one frame, which counts as much as one text token."""
+        return self.perception.token_equivalent_duration
+
+    def trainable_parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Trainable parameters with their names, by part: encoder, modality_adapter, projection, lora, llm."""
+        parts: dict[str, list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in self.speech_llm.named_parameters():
+            if parameter.requires_grad:
+                parts.setdefault(_part_of(name), []).append((name, parameter))
+        return parts
+
+    def trained_parameters(self) -> dict[str, int]:
+        """How many parameters each part trains."""
+        return {part: sum(p.numel() for _, p in named) for part, named in self.trainable_parts().items()}
+
+    # Use --------------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        conversations: Sequence[Conversation | Sequence[Message]],
+        max_new_tokens: int = 256,
+        **sampling: Any,
+    ) -> list[str]:
+        """Answers conversations, all in one batch.
+
+        Args:
+            conversations: chats in the format of Hugging Face processors, each ending with a user turn: `[{"role": "user",
+                "content": [{"type": "text", "text": ...}, {"type": "audio", "audio": path, or array with "sampling_rate"}]}]`.
+            max_new_tokens: of each answer.
+            sampling: `do_sample=True`, `temperature`, `top_p`, `top_k`, ...; greedy without.
+
+        Returns:
+            One string per conversation.
+
+        Raises:
+            DataError: a conversation that cannot be read, or is too long.
+            AudioError: an audio that is missing or cannot be decoded.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            chats = as_conversations(conversations)
+            return answer(self.speech_llm, self.chat_format, chats, max_new_tokens=max_new_tokens, **sampling)
+        finally:
+            self.train(was_training)
+
+    def forward(self, batch: Batch) -> TargetLoss:
+        return self.speech_llm(batch)
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The summed loss of a micro-batch; `on_before_optimizer_step` divides by the targets of the whole step."""
+        loss = self.speech_llm(batch)
+        self._targets_in_step += loss.targets
+        self._log_losses(batch, loss)
+        return loss.sum
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turns gradients of summed losses into those of the mean over all target tokens of all ranks and micro-batches.
+
+        Lightning has divided by the micro-batches of the step, and data-parallel training has averaged over ranks.
+        """
+        targets = torch.tensor(float(self._targets_in_step), device=self.device)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(targets)
+        self._targets_in_step = 0
+        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / float(targets.clamp(min=1))
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, factor)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.trainable_parts(), self.cfg.optim)
+        scheduler = build_scheduler(optimizer, self.cfg.optim.sched, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device) if isinstance(batch, Batch) else batch
+
+    def _log_losses(self, batch: Batch, loss: TargetLoss) -> None:
+        if not loss.targets:
+            return
+        nll = loss.nll.detach()
+        sums = nll.new_zeros(len(batch)).index_add(0, loss.conversation, nll)
+        counts = nll.new_zeros(len(batch)).index_add(0, loss.conversation, torch.ones_like(nll))
+        self.log("train_loss", nll.mean(), prog_bar=True, batch_size=len(batch))
+        for source in sorted(set(batch.sources)):
+            of_source = torch.tensor([name == source for name in batch.sources], device=nll.device)
+            if counts[of_source].sum() > 0:
+                mean = sums[of_source].sum() / counts[of_source].sum()
+                self.log(f"train_loss/{source}", mean, batch_size=int(of_source.sum()))
+
+    # Validation -------------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation = ValidationRun(self.cfg.validation)
+
+    def validation_step(self, batch: list[Conversation], batch_idx: int, dataloader_idx: int = 0) -> None:
+        assert self._validation is not None, "Lightning starts the epoch first"
+        self._validation.add(self.speech_llm, self.chat_format, batch)
+
+    def on_validation_epoch_end(self, sync_metrics: bool = False) -> None:
+        assert self._validation is not None, "Lightning starts the epoch first"
+        for name, value in self._validation.scores().items():
+            self.log(name, value, rank_zero_only=False, sync_dist=False, batch_size=1)
+        self._validation = None
+
+    # Data come from a LightningDataModule -----------------------------------------------------------------------------
+
+    def setup_training_data(self, train_data_config: Any) -> None:
+        """The blend is a `BlendDataModule`, given to `trainer.fit`: the model holds no loaders."""
+
+    def setup_validation_data(self, val_data_config: Any) -> None:
+        """See `setup_training_data`."""
+
+    @classmethod
+    def list_available_models(cls) -> list[PretrainedModelInfo]:
+        return []
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def save_to(self, save_path: str | Path) -> None:
+        """Writes a `.nemo`, whole or not at all. With `save_llm: false` the frozen LLM stays out, named by path and hash."""
+        target = Path(save_path).expanduser().resolve()
+        unfinished = target.with_name(target.name + ".unfinished")
+        keep = self.cfg.get("save_llm", True) or self.cfg.get("train_llm", False)
+        with open_dict(self.cfg):
+            self.cfg.llm_fingerprint = None if keep else self.llm.fingerprint()
+        with self._without_llm(not keep):
+            super().save_to(str(unfinished))
+        if unfinished.exists():  # only rank 0 writes
+            os.replace(unfinished, target)
+
+    @classmethod
+    def restore_from(cls, restore_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Restores a model from a `.nemo`; takes the host's arguments.
+
+        Raises:
+            ModelFileError: the file is missing, damaged, unsafe, or holds another model; or its LLM was left out and the one
+                found under its name is not the one that was trained with.
+        """
+        check_archive(restore_path)
+        if kwargs.get("save_restore_connector") is None:
+            kwargs["save_restore_connector"] = SafeConnector()
+        with restore_state_kept():
+            return super().restore_from(str(restore_path), *args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().state_dict(*args, **kwargs)
+        return self._trained_only(state) if self._leave_llm_out else state
+
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, **kwargs: Any) -> Any:
+        """Loads weights; the frozen LLM's may be missing, nothing else may.
+
+        Raises:
+            ModelFileError: other weights are missing, unknown, or of another shape.
+        """
+        try:
+            result = super().load_state_dict(state_dict, strict=False, **kwargs)
+        except RuntimeError as error:  # shapes that differ
+            raise ModelFileError(
+                f"weights do not fit the model ({error})", expected="a file of a model with the same configuration"
+            ) from error
+        missing = set(result.missing_keys) - self._frozen_llm_names()
+        if missing or result.unexpected_keys:
+            raise ModelFileError(
+                "weights do not fit the model",
+                value={"missing": sorted(missing)[:5], "unknown": sorted(result.unexpected_keys)[:5]},
+                expected="a file of a model with the same configuration",
+            )
+        return result
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"] = self._trained_only(checkpoint["state_dict"])
+
+    @contextmanager
+    def _without_llm(self, leave_out: bool) -> Iterator[None]:
+        self._leave_llm_out = leave_out
+        try:
+            yield
+        finally:
+            self._leave_llm_out = False
+
+    def _trained_only(self, state: dict[str, Any]) -> dict[str, Any]:
+        frozen = self._frozen_llm_names()
+        return {name: weight for name, weight in state.items() if name not in frozen}
+
+    def _frozen_llm_names(self) -> set[str]:
+        if self.cfg.get("train_llm", False):
+            return set()
+        return {_LLM_PREFIX + name for name in self.llm.base_weights()}
+
+    def _init_from(self, path: str) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            self.load_state_dict(extract_weights(path, directory))
+
+    # Building ---------------------------------------------------------------------------------------------------------
+
+    def _load_tokenizer(self, restoring: bool) -> PreTrainedTokenizerBase:
+        """From the LLM's folder, or from the archive's copy; either way its files become artifacts of the next `.nemo`."""
+        folder = Path(self._tokenizer_dir.name)
+        if restoring:
+            for key, name in self.cfg.tokenizer.names.items():
+                shutil.copy(self.register_artifact(f"tokenizer.files.{key}", self.cfg.tokenizer.files[key]), folder / name)
+        else:
+            source = AutoTokenizer.from_pretrained(self.cfg.pretrained_llm, trust_remote_code=False)
+            source.save_pretrained(folder)
+        self._register_tokenizer_files(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+    def _register_tokenizer_files(self, folder: Path) -> None:
+        names = {path.name.replace(".", "_"): path.name for path in sorted(folder.iterdir()) if path.is_file()}
+        with open_dict(self.cfg):
+            self.cfg.tokenizer = {"names": names, "files": {key: None for key in names}}
+        for key, name in names.items():
+            self.register_artifact(f"tokenizer.files.{key}", str(folder / name))
+
+    def _build_llm(self, restoring: bool) -> TransformersLLM:
+        cfg = self.cfg
+        inside = restoring and cfg.get("llm_fingerprint") is None
+        if restoring:
+            config = config_from_dict(OmegaConf.to_container(cfg.llm_config, resolve=True))
+        else:
+            config = llm_config(cfg.pretrained_llm, cfg.get("llm_overrides"))
+            with open_dict(cfg):
+                cfg.llm_config = config.to_diff_dict()
+        if inside or not cfg.get("pretrained_weights", True):
+            causal_lm = build_llm(config, cfg.llm_dtype)
+        else:
+            causal_lm = load_llm(cfg.pretrained_llm, config, cfg.llm_dtype, quantization=cfg.get("quantization"))
+        lora = OmegaConf.to_container(cfg.lora, resolve=True) if cfg.get("lora") else None
+        llm = TransformersLLM(causal_lm, lora=lora, trainable=cfg.get("train_llm", False))
+        if restoring and not inside:
+            self._check_fingerprint(llm)
+        return llm
+
+    def _check_fingerprint(self, llm: TransformersLLM) -> None:
+        found = llm.fingerprint()
+        if found != self.cfg.llm_fingerprint:
+            raise ModelFileError(
+                "the LLM is not the one that this model was trained with",
+                value=f"{self.cfg.pretrained_llm} with SHA-256 {found}",
+                expected=self.cfg.llm_fingerprint,
+                knob="model.pretrained_llm",
+            )
+
+    def _build_perception(self, restoring: bool, llm: TransformersLLM) -> Perception:
+        cfg = self.cfg
+        if restoring:
+            return Perception(cfg.perception)
+        speech_model = load_speech_model(cfg.pretrained_asr)
+        with open_dict(cfg):
+            cfg.perception = perception_config(cfg.perception, speech_model.cfg, llm.hidden_size)
+        perception = Perception(cfg.perception)
+        copy_encoder(speech_model, perception)
+        if cfg.perception.get("scale_projection", False):
+            perception.scale_projection(llm.embed_rms())
+        perception.encoder.requires_grad_(not cfg.perception.get("freeze_encoder", False))
+        return perception
+
+
+def _part_of(name: str) -> str:
+    if name.startswith("llm."):
+        return "lora" if ".lora_" in name else "llm"
+    if name.startswith("perception.encoder"):
+        return "encoder"
+    return "modality_adapter" if name.startswith("perception.modality_adapter") else "projection"
+
+

@@ -1,0 +1,106 @@
+"""Waveform -> frames in the LLM's embedding space: NeMo's perception module, made from a pretrained speech model.
+
+Shapes: A audio segments, S samples, F frames, H the LLM's hidden size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from nemo.collections.asr.models import ASRModel
+from nemo.collections.asr.modules import ConformerEncoder
+from nemo.collections.speechlm2.modules import AudioPerceptionModule
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+
+from vtblender_nemo.common.errors import ConfigError, ModelFileError
+
+
+class Perception(AudioPerceptionModule):
+    """Preprocessor, Conformer encoder, Conformer modality adapter, projection to H, optional separator.
+
+    Weights bear the same names as in the host's `SALM`, so that checkpoints can be exchanged.
+
+    Args:
+        cfg: `preprocessor`, `encoder`, `modality_adapter`, `spec_augment` (NeMo modules), `output_dim` (H) and `separator`:
+            whether a trained embedding follows the frames of every segment.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg)
+        self.separator = nn.Parameter(torch.zeros(cfg.output_dim)) if cfg.get("separator", False) else None
+        for module in (self.encoder, self.modality_adapter):
+            # Ranks hold audio of different lengths, or none: the encoder's own all-reduce of lengths would hang or crash.
+            module.sync_max_audio_length = False
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz that waveforms must have."""
+        return self.preprocessor.featurizer.sample_rate
+
+    def encode(self, audios: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms (A, S) with lengths (A,) -> frames (A, F, H) and their number (A,), separators included."""
+        frames, frame_lens = self(input_signal=audios, input_signal_length=audio_lens)
+        if self.separator is None:
+            return frames, frame_lens
+        frames = torch.cat([frames, frames.new_zeros(len(frames), 1, frames.shape[2])], dim=1)
+        end = frame_lens.view(-1, 1, 1).expand(-1, 1, frames.shape[2])
+        return frames.scatter(1, end, self.separator.to(frames).expand(len(frames), 1, -1)), frame_lens + 1
+
+    @torch.no_grad()
+    def scale_projection(self, embed_rms: float) -> None:
+        """Draws the projection so that frames begin with the root mean square of the LLM's token embeddings.
+
+        The adapter ends in a layer norm, hence its output has unit variance. Gemma's embeddings are about 20 times larger
+        than what a default linear layer yields, and frames that small are not heard for many steps.
+        """
+        nn.init.normal_(self.proj.weight, std=embed_rms * self.proj.in_features**-0.5)
+        nn.init.zeros_(self.proj.bias)
+
+
+def load_speech_model(name_or_path: str) -> ASRModel:
+    """A pretrained NeMo ASR model from a `.nemo` file or by its public name.
+
+    Raises:
+        ModelFileError: no such file, or nothing that NeMo can restore.
+        ConfigError: its encoder is not a Conformer.
+    """
+    is_file = name_or_path.endswith(".nemo")
+    if is_file and not Path(name_or_path).is_file():
+        raise ModelFileError("speech model not found", path=name_or_path, knob="model.pretrained_asr")
+    try:
+        load = ASRModel.restore_from if is_file else ASRModel.from_pretrained
+        speech_model = load(name_or_path, map_location=torch.device("cpu"))
+    except Exception as error:  # tar, omegaconf, torch and hub errors alike
+        raise ModelFileError(
+            f"speech model cannot be restored ({error})",
+            value=name_or_path,
+            expected="a NeMo ASR model (.nemo file or public name)",
+            knob="model.pretrained_asr",
+        ) from error
+    if not isinstance(getattr(speech_model, "encoder", None), ConformerEncoder):
+        raise ConfigError(
+            "the speech model's encoder is not a Conformer",
+            value=type(getattr(speech_model, "encoder", None)).__name__,
+            expected="a NeMo ConformerEncoder, as Canary has",
+            knob="model.pretrained_asr",
+        )
+    return speech_model
+
+
+def perception_config(cfg: DictConfig, speech_model_cfg: DictConfig, output_dim: int) -> DictConfig:
+    """Completes `model.perception` with the preprocessor and encoder of a speech model and the LLM's width."""
+    complete = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    with open_dict(complete):
+        complete.preprocessor = speech_model_cfg.preprocessor
+        complete.encoder = speech_model_cfg.encoder
+        complete.modality_adapter.feat_in = speech_model_cfg.encoder.d_model
+        complete.output_dim = output_dim
+    return complete
+
+
+def copy_encoder(speech_model: ASRModel, perception: Perception) -> None:
+    """Copies preprocessor buffers and encoder weights, all of them or none."""
+    perception.preprocessor.load_state_dict(speech_model.preprocessor.state_dict())
+    perception.encoder.load_state_dict(speech_model.encoder.state_dict())

@@ -1,0 +1,108 @@
+"""Optimiser and schedule: one learning rate per part of the model, AdamW as in the paper, Muon where a budget is tiny."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from nemo.core.optim.lr_scheduler import CosineAnnealing
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from vtblender_nemo.common.errors import ConfigError
+
+Parts = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
+
+
+class CombinedOptimizer(Optimizer):
+    """Several optimisers over disjoint parameters that step as one (Lightning's automatic loop takes one).
+
+    Args:
+        optimizers: their parameter groups are shared, so a scheduler of this one drives them all.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        super().__init__([group for optimizer in self.optimizers for group in optimizer.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+
+def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
+    """AdamW, or Muon on the layer matrices of some parts and AdamW on the rest.
+
+    Args:
+        parts: trainable parameters with their names, by part of the model.
+        cfg: `model.optim`: `lr`, `betas`, `weight_decay`, `lr_scale` (part -> factor on `lr`, default 1) and `muon_lr` (part -> learning
+            rate of Muon on the 2-D weights of its layers; empty for plain AdamW).
+
+    Raises:
+        ConfigError: `lr_scale` or `muon_lr` name a part that has no trainable parameters.
+    """
+    for knob in ("lr_scale", "muon_lr"):
+        unknown = set(cfg.get(knob) or {}) - set(parts)
+        if unknown:
+            raise ConfigError(
+                f"{knob} names parts that are not trained",
+                value=sorted(unknown),
+                expected=f"some of {', '.join(parts)}",
+                knob=f"model.optim.{knob}",
+            )
+    muon_lr, lr_scale = cfg.get("muon_lr") or {}, cfg.get("lr_scale") or {}
+    muon_groups, adamw_groups = [], []
+    for part, named in parts.items():
+        matrices = [weight for name, weight in named if part in muon_lr and _is_layer_matrix(name, weight)]
+        rest = [weight for name, weight in named if not (part in muon_lr and _is_layer_matrix(name, weight))]
+        if matrices:
+            muon_groups.append({"params": matrices, "lr": muon_lr[part], "name": f"{part}.muon"})
+        if rest:
+            adamw_groups.append({"params": rest, "lr": cfg.lr * lr_scale.get(part, 1.0), "name": part})
+    adamw = AdamW(adamw_groups, lr=cfg.lr, betas=tuple(cfg.betas), weight_decay=cfg.weight_decay)
+    if not muon_groups:
+        return adamw
+    muon = Muon(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
+    return CombinedOptimizer([muon, adamw])
+
+
+def build_scheduler(optimizer: Optimizer, cfg: DictConfig, max_steps: int) -> dict[str, Any]:
+    """Linear warm-up, then a cosine down to `min_lr`, in Lightning's format.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        cfg: `model.optim.sched`: `warmup_steps`, `min_lr`.
+        max_steps: optimiser steps of the whole training.
+
+    Raises:
+        ConfigError: an endless training, or a warm-up that outlasts it.
+    """
+    if max_steps <= 0 or cfg.warmup_steps >= max_steps:
+        raise ConfigError(
+            "the schedule needs more steps than its warm-up",
+            value={"max_steps": max_steps, "warmup_steps": cfg.warmup_steps},
+            expected="0 <= warmup_steps < max_steps",
+            knob="trainer.max_steps or model.optim.sched.warmup_steps",
+        )
+    schedule = CosineAnnealing(optimizer, max_steps=max_steps, warmup_steps=cfg.warmup_steps, min_lr=cfg.min_lr)
+    return {"scheduler": schedule, "interval": "step", "frequency": 1}
+
+
+def _is_layer_matrix(name: str, weight: nn.Parameter) -> bool:
+    return weight.ndim == 2 and ".layers." in name and "pos_bias" not in name
