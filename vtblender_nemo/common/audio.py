@@ -49,7 +49,11 @@ def cut_span(cut: Cut, offset_secs: float, duration_secs: float | None, path: st
             expected=f"a part of {cut.duration:.3f} s",
         )
     end = min(end, cut.duration)
-    span = cut if offset_secs == 0 and end == cut.duration else cut.truncate(offset=offset_secs, duration=end - offset_secs)
+    span = (
+        cut
+        if offset_secs == 0 and end == cut.duration
+        else cut.truncate(offset=offset_secs, duration=end - offset_secs)
+    )
     return span.with_id(f"{path}@{offset_secs:.3f}+{end - offset_secs:.3f}")
 
 
@@ -90,8 +94,21 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
     try:
         samples = cut.resample(sampling_rate).load_audio()
     except Exception as error:  # every backend of Lhotse raises errors of its own
-        raise AudioError(f"audio cannot be decoded ({type(error).__name__}: {error})", path=cut.id) from error
+        raise _undecodable(cut, error) from error
     mono = samples.mean(axis=0) if samples.ndim == 2 else samples
     if mono.size == 0 or not np.isfinite(mono).all():
         raise AudioError("audio is empty or holds values that are not finite", path=cut.id, value=mono.shape)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _undecodable(cut: Cut, error: BaseException) -> AudioError:
+    """An error without Lhotse's dump of the cut; one of ours, raised below Lhotse, says it best itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, AudioError) and "[extra info]" not in cause.problem:
+            return AudioError(
+                cause.problem, path=cause.path, value=cause.value, expected=cause.expected, knob=cause.knob
+            )
+        cause = cause.__cause__ or cause.__context__
+    said = str(error).split("[extra info]")[0].strip()
+    return AudioError(f"audio cannot be decoded ({type(error).__name__}: {said})", path=cut.id)

@@ -1,0 +1,117 @@
+"""Readers of rows that are conversations already: text chats, ShareGPT, mixed-modal conversations, test items."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from vtblender_nemo.common.conversation import ROLES, Audio, Conversation, Text, Turn, from_messages, merge_same_role
+from vtblender_nemo.common.errors import DataError
+from vtblender_nemo.data.lazy_audio import lazy_cut
+from vtblender_nemo.data.rows import Row
+from vtblender_nemo.data.sources import JsonlSource, source_type
+
+_SPEAKERS = {"human": "user", "gpt": "assistant", "model": "assistant"} | {role: role for role in ROLES}
+
+
+def _field(row: Row, name: str, kind: type, expected: str) -> Any:
+    value = row.data.get(name)
+    if not isinstance(value, kind):
+        raise DataError(f"row without {name}", path=row.path, line=row.line, value=value, expected=expected)
+    return value
+
+
+def _role(name: Any) -> Any:
+    role = _SPEAKERS.get(name.lower()) if isinstance(name, str) else None
+    if role is None:
+        raise DataError("unknown speaker", value=name, expected=f"one of {', '.join(_SPEAKERS)}")
+    return role
+
+
+class _ChatSource(JsonlSource):
+    keys = frozenset({"manifest_filepath", "task", "audio_dir"})
+
+    def _cut(self, row: Row, path: str, offset_secs: float | None, duration_secs: float | None) -> Audio:
+        folder = Path(self.config.audio_dir) if self.config.audio_dir else row.path.parent
+        return Audio(
+            lazy_cut(
+                folder / path,
+                duration_secs=duration_secs,
+                offset_secs=offset_secs or 0.0,
+                sampling_rate=self.sampling_rate,
+            )
+        )
+
+    def _messages(self, row: Row, index: int) -> tuple[Turn, ...]:
+        messages = _field(row, "messages", list, '[{"role": ..., "content": ...}, ...]')
+        lazy = [self._lazy_message(row, message) for message in messages]
+        return from_messages(lazy, id=self._id(row, index)).turns
+
+    def _lazy_message(self, row: Row, message: Any) -> Any:
+        content = message.get("content") if isinstance(message, dict) else None
+        return (
+            message
+            if not isinstance(content, list)
+            else {**message, "content": [self._lazy_part(row, p) for p in content]}
+        )
+
+    def _lazy_part(self, row: Row, part: Any) -> Any:
+        if not isinstance(part, dict) or part.get("type") != "audio" or not isinstance(part.get("audio"), str):
+            return part
+        return {"type": "audio", "audio": self._cut(row, part["audio"], part.get("offset"), part.get("duration")).cut}
+
+
+@source_type("text_chat")
+class TextChat(_ChatSource):
+    """Chats as messages: `{"id", "messages": [{"role", "content"}, ...], "task"?}`."""
+
+    def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation:
+        turns = self._messages(row, index)
+        return Conversation(self._id(row, index), turns, self.name, self._custom(row, frozenset({"id", "messages"})))
+
+
+@source_type("items")
+class Items(_ChatSource):
+    """Test items: messages that end with the user, and a `reference` that becomes the final answer."""
+
+    def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation:
+        reference = _field(row, "reference", str, '"reference": text')
+        turns = (*self._messages(row, index), Turn("assistant", (Text(reference),)))
+        custom = self._custom(row, frozenset({"id", "messages", "reference", "custom"}))
+        return Conversation(self._id(row, index), turns, self.name, {**custom, **row.data.get("custom", {})})
+
+
+@source_type("share_gpt")
+class ShareGpt(_ChatSource):
+    """Chats as ShareGPT writes them: `{"id", "conversations": [{"from": "human|gpt|system", "value"}, ...]}`."""
+
+    def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation:
+        parts = _field(row, "conversations", list, '[{"from": "human", "value": ...}, ...]')
+        turns = tuple(self._turn(row, part) for part in parts)
+        return Conversation(
+            self._id(row, index),
+            merge_same_role(turns),
+            self.name,
+            self._custom(row, frozenset({"id", "conversations"})),
+        )
+
+    def _turn(self, row: Row, part: Any) -> Turn:
+        if not isinstance(part, dict) or not isinstance(part.get("value"), str):
+            raise DataError("turn without text", value=part, expected='{"from": ..., "value": text}')
+        return Turn(_role(part.get("from")), (Text(part["value"]),))
+
+
+@source_type("multimodal_conversation")
+class MultimodalConversation(ShareGpt):
+    """NeMo's mixed-modal rows: every part is a turn, `type` text or audio; neighbours of one speaker are one turn."""
+
+    def _turn(self, row: Row, part: Any) -> Turn:
+        if isinstance(part, dict) and part.get("type") == "audio":
+            if not isinstance(part.get("value"), str):
+                raise DataError("audio turn without a path", value=part, expected='{"type": "audio", "value": path}')
+            audio = self._cut(row, part["value"], part.get("offset"), part.get("duration"))
+            return Turn(_role(part.get("from")), (audio,))
+        if isinstance(part, dict) and part.get("type", "text") != "text":
+            raise DataError("unknown type of turn", value=part["type"], expected="text or audio")
+        return super()._turn(row, part)

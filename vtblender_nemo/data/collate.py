@@ -1,0 +1,81 @@
+"""Conversations to one padded micro-batch; audio is decoded here.
+
+Shapes: B conversations, L tokens of the longest one, A audio segments, S samples of the longest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vtblender_nemo.common.audio import load_samples
+from vtblender_nemo.common.batch import Batch, pad_right
+from vtblender_nemo.common.chat import PromptIds
+from vtblender_nemo.common.conversation import Conversation
+from vtblender_nemo.common.errors import DataError
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Decodes, pads and stacks.
+
+    Attributes:
+        audio_locator_id: the token id that stands for an audio.
+        sampling_rate: Hz of the model's audio.
+        pad_tokens_to_multiple_of: L is rounded up to a multiple of this.
+        pad_audio_to_multiple_of: S is rounded up to a multiple of this.
+    """
+
+    audio_locator_id: int
+    sampling_rate: int
+    pad_tokens_to_multiple_of: int = 1
+    pad_audio_to_multiple_of: int = 1
+
+    def __call__(
+        self, conversations: Sequence[Conversation], prompts: Sequence[PromptIds]
+    ) -> tuple[Batch | None, dict[int, DataError]]:
+        """Joins conversations; one whose audio cannot be decoded is left out, the others stay.
+
+        Args:
+            conversations: B conversations.
+            prompts: their token ids.
+
+        Returns:
+            The micro-batch, or None if nothing is left, and the errors by the number of the conversation left out.
+        """
+        kept: list[tuple[Conversation, PromptIds, list[np.ndarray]]] = []
+        errors: dict[int, DataError] = {}
+        for number, (conversation, prompt) in enumerate(zip(conversations, prompts, strict=True)):
+            try:
+                kept.append((conversation, prompt, self._waves(conversation, prompt)))
+            except DataError as error:
+                errors[number] = error
+        return self._stack(kept) if kept else None, errors
+
+    def _waves(self, conversation: Conversation, prompt: PromptIds) -> list[np.ndarray]:
+        places = prompt.ids.count(self.audio_locator_id)
+        if places != len(conversation.audios):
+            raise DataError(
+                "placeholders and audios do not match", value=places, expected=f"{len(conversation.audios)}"
+            )
+        return [load_samples(audio.cut, self.sampling_rate) for audio in conversation.audios]
+
+    def _stack(self, rows: Sequence[tuple[Conversation, PromptIds, list[np.ndarray]]]) -> Batch:
+        ids = [np.asarray(prompt.ids) for _, prompt, _ in rows]
+        masks = [np.asarray(prompt.loss_mask) for _, prompt, _ in rows]
+        waves = [wave for _, _, own in rows for wave in own]
+        input_ids, input_lens = pad_right(ids, multiple_of=self.pad_tokens_to_multiple_of, dtype=np.int64)
+        loss_mask, _ = pad_right(masks, multiple_of=self.pad_tokens_to_multiple_of, dtype=np.bool_)
+        audios, audio_lens = pad_right(waves, multiple_of=self.pad_audio_to_multiple_of)
+        return Batch(
+            input_ids=input_ids,
+            input_lens=input_lens,
+            loss_mask=loss_mask,
+            audios=audios if waves else torch.zeros(0, 0),
+            audio_lens=audio_lens,
+            sources=[conversation.source for conversation, _, _ in rows],
+            ids=[conversation.id for conversation, _, _ in rows],
+        )

@@ -1,0 +1,247 @@
+"""The keys of `data.train_ds` and `data.validation_ds`: one typed place owns their defaults and says what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from vtblender_nemo.common.errors import ConfigError
+
+FUSIONS = ("rows", "randomized_round_robin")
+BAD_ROW = ("skip", "error")
+
+
+@dataclass
+class SourceConfig:
+    """One entry of `input_cfg`; which keys a type takes is said by its reader in `sources.py`."""
+
+    type: str
+    """Name of the reader, as `nemo` or `text_chat`."""
+    name: str | None = None
+    """Name in shares and losses; by default the type. No two sources may share one."""
+    weight: float | None = None
+    """Share of the rows among its siblings; all siblings have one, or none (then every row counts alike)."""
+    tags: dict[str, Any] = field(default_factory=dict)
+    """Fields given to every row, in place of the row's own, as `target_lang: de`."""
+    input_cfg: Any = None
+    """Sources inside a `group`: a list, or a YAML file that holds one."""
+    temperature: float | None = None
+    """The exponent for the weights inside a `group`; by default that of the blend."""
+    manifest_filepath: Any = None
+    """JSONL files: a path, a list, or a numbered pattern (`part__OP_0..7_CL_.json`)."""
+    tarred_audio_filepaths: Any = None
+    """Tar files of a `nemo_tarred` source, in the order of its manifests."""
+    cuts_path: Any = None
+    """Lhotse cuts, JSONL or JSONL.gz."""
+    shar_path: Any = None
+    """Folder(s) of Lhotse shar with `cuts.*.jsonl.gz` and `recording.*.tar`."""
+    audio_dir: str | None = None
+    """Folder that relative audio paths start from; by default that of the JSONL file."""
+    text_field: str = "text"
+    """The field that holds the answer: `text` transcribes, `translation` translates."""
+    prompts: Any = None
+    """A YAML file of wordings (`task: [...]`), or a list of them."""
+    task: str | None = None
+    """Which of the file's tasks; also kept with every row, for scores by task."""
+    audio_position: str = "after"
+    """Where the audio stands in a wording without `{audio}`: before, after or random."""
+    shard_window: int = 16
+    """Shards of a tarred or shar source that are read together; fewer reads files more locally, more shuffles better."""
+
+
+@dataclass
+class BatchConfig:
+    """How conversations are joined to micro-batches; each sampler of a round robin may have its own."""
+
+    batch_tokens: int | None = None
+    """Most positions of a padded micro-batch: its longest conversation times its conversations, in text tokens and frames."""
+    batch_size: int | None = None
+    """Most conversations of a micro-batch."""
+    quadratic_length: float | None = None
+    """Counts a length l as l + l*l/this against batch_tokens, as attention costs more for long conversations; none by default."""
+    num_buckets: int = 8
+    """Lengths are sorted into so many buckets; a micro-batch comes from one. 1 joins all lengths."""
+    bucket_bins: list[float] | None = None
+    """Lengths, in positions, that part the buckets; by default estimated from the first buffer_size rows of the blend."""
+    buffer_size: int = 2000
+    """Rows that the bins are estimated from."""
+    input_cfg: Any = None
+    """The sources: a list, or a YAML file that holds one (its relative paths then start from that file's folder)."""
+
+    def check(self, place: str) -> None:
+        """
+        Raises:
+            ConfigError: a batch without a bound, or numbers out of range.
+        """
+        if self.batch_tokens is None and self.batch_size is None:
+            raise ConfigError(
+                "micro-batches have no bound",
+                expected="a positive number",
+                knob=f"{place}.batch_tokens or {place}.batch_size",
+            )
+        for name in ("batch_tokens", "batch_size", "quadratic_length", "num_buckets", "buffer_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(
+                    "value out of range", value=value, expected="a positive number", knob=f"{place}.{name}"
+                )
+
+
+@dataclass
+class TrainConfig(BatchConfig):
+    """The keys of `data.train_ds`."""
+
+    seed: int = 0
+    """Seed of the order of rows, the draws among sources and the wordings."""
+    shuffle: bool = True
+    """False reads every source in its own order; sources are still drawn by weight."""
+    temperature: float = 1.0
+    """Weights are raised to this: 1 keeps them, 0 makes them equal."""
+    fusion: str = "rows"
+    """`rows` draws every row by weight; `randomized_round_robin` draws every micro-batch from one of `samplers`."""
+    samplers: dict[str, Any] = field(default_factory=dict)
+    """For the round robin: a name and its own input_cfg and batch keys; what it leaves out it takes from here."""
+    sampler_weights: dict[str, float] = field(default_factory=dict)
+    """For the round robin: the share of micro-batches of every sampler."""
+    min_duration: float = 0.1
+    """Seconds; a conversation with a shorter audio is dropped and counted."""
+    max_duration: float = 40.0
+    """Seconds; a conversation with a longer audio is dropped and counted."""
+    max_tokens: int | None = None
+    """Text tokens and frames; a longer conversation is dropped and counted."""
+    on_bad_row: str = "skip"
+    """`skip` counts and lists rows that cannot be used, `error` stops at the first."""
+    num_workers: int = 0
+    """Processes that decode audio; the order of rows does not depend on it."""
+    pad_tokens_to_multiple_of: int = 1
+    """The token length of a micro-batch is rounded up to a multiple of this."""
+    pad_audio_to_multiple_of: int = 1
+    """Samples of a micro-batch's waveforms are rounded up to a multiple of this: fewer distinct shapes."""
+
+    def check(self, place: str) -> None:
+        """
+        Raises:
+            ConfigError: unknown choices, missing sources, or numbers out of range.
+        """
+        for name, known in (("fusion", FUSIONS), ("on_bad_row", BAD_ROW)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    "unknown choice",
+                    value=getattr(self, name),
+                    expected=f"one of {', '.join(known)}",
+                    knob=f"{place}.{name}",
+                )
+        if self.fusion == "rows":
+            super().check(place)
+        elif not self.samplers or set(self.samplers) != set(self.sampler_weights):
+            raise ConfigError(
+                "samplers and their weights do not match",
+                value={"samplers": sorted(self.samplers), "sampler_weights": sorted(self.sampler_weights)},
+                expected="the same names in both",
+                knob=f"{place}.sampler_weights",
+            )
+
+
+@dataclass
+class ValidationConfig:
+    """The keys of `data.validation_ds`."""
+
+    sets: dict[str, Any] = field(default_factory=dict)
+    """A name and its `input_cfg`; scores are kept by name."""
+    batch_size: int = 8
+    """Conversations of a batch."""
+    max_rows: int | None = None
+    """Rows of every set, from its first on; all by default."""
+    seed: int = 0
+    """Seed of the wordings, which stay the same from one validation to the next."""
+    min_duration: float = 0.1
+    """Seconds; a conversation with a shorter audio is dropped and counted."""
+    max_duration: float = 40.0
+    """Seconds; a conversation with a longer audio is dropped and counted."""
+    max_tokens: int | None = None
+    """Text tokens and frames; a longer conversation is dropped and counted."""
+    on_bad_row: str = "skip"
+    """`skip` counts and lists rows that cannot be used, `error` stops at the first."""
+
+
+Config = TypeVar("Config")
+
+
+def read_config(kind: type[Config], values: Any, place: str) -> Config:
+    """A configuration as its dataclass.
+
+    Args:
+        kind: the dataclass.
+        values: a mapping or an OmegaConf node.
+        place: the key that holds it, for errors.
+
+    Raises:
+        ConfigError: not a mapping, an unknown key, or a missing one.
+    """
+    values = plain(values)
+    if not isinstance(values, Mapping):
+        raise ConfigError("not a mapping", value=values, expected="key: value", knob=place)
+    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError("unknown key", value=key, expected=f"one of {', '.join(known)}", knob=f"{place}.{key}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(f"incomplete ({error})", value=dict(values), knob=place) from error
+
+
+def plain(values: Any) -> Any:
+    """OmegaConf nodes as Python containers, interpolations resolved."""
+    return OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig | ListConfig) else values
+
+
+def read_input_cfg(value: Any, place: str) -> list[dict[str, Any]]:
+    """The entries of an `input_cfg`.
+
+    Args:
+        value: a list of sources, or the path of a YAML file that holds one, or holds it under the key `input_cfg`.
+        place: the key that holds it, for errors.
+
+    Raises:
+        ConfigError: missing, empty or of another shape.
+    """
+    value = plain(value)
+    if isinstance(value, str | Path):
+        path = Path(value)
+        if not path.is_file():
+            raise ConfigError("file of sources is missing", path=path, knob=place)
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = value.get("input_cfg") if isinstance(value, dict) else value
+        if isinstance(value, list):
+            value = [_from_folder(entry, path.parent) for entry in value]
+    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+        raise ConfigError("no sources", value=value, expected="[{type: ..., ...}, ...]", knob=place)
+    return value
+
+
+_PATH_KEYS = ("manifest_filepath", "tarred_audio_filepaths", "cuts_path", "shar_path", "audio_dir", "prompts")
+
+
+def _from_folder(entry: Any, folder: Path) -> Any:
+    """A source's relative paths, made to start from the folder of the YAML file that lists them."""
+    if not isinstance(entry, dict):
+        return entry
+    moved = dict(entry)
+    for key in _PATH_KEYS:
+        if key in moved and not (key == "prompts" and isinstance(moved[key], list)):
+            moved[key] = _join(folder, moved[key])
+    if isinstance(moved.get("input_cfg"), list):
+        moved["input_cfg"] = [_from_folder(child, folder) for child in moved["input_cfg"]]
+    elif isinstance(moved.get("input_cfg"), str):
+        moved["input_cfg"] = str(folder / moved["input_cfg"])
+    return moved
+
+
+def _join(folder: Path, value: Any) -> Any:
+    return [_join(folder, item) for item in value] if isinstance(value, list) else str(folder / str(value))

@@ -1,0 +1,268 @@
+"""The data of a training run: an endless blend for training, ordered sets for validation, and a state in every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import LightningDataModule
+from omegaconf import DictConfig
+
+from vtblender_nemo.common.chat import ChatFormat
+from vtblender_nemo.common.conversation import Conversation
+from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.data.blend import Blend, Encoder, Limits, Skip, Weighted, read_sources, reason_of
+from vtblender_nemo.data.buckets import BucketPlanner, Planner, RoundRobinPlanner
+from vtblender_nemo.data.collate import Collator
+from vtblender_nemo.data.config import BatchConfig, TrainConfig, ValidationConfig, plain, read_config
+from vtblender_nemo.data.skips import SkipLog
+from vtblender_nemo.data.train_loader import TrainLoader
+
+_KEYS = ("train_ds", "validation_ds")
+
+
+class BlendDataModule(LightningDataModule):
+    """Training and validation data from `data.train_ds` and `data.validation_ds`.
+
+    Args:
+        cfg: the configuration `data`; see `vtblender_nemo.data.config` for its keys.
+        chat_format: turns to token ids.
+        token_equivalent_duration: seconds of audio that one position of the LLM stands for.
+        sampling_rate: Hz of the model's audio.
+        skipped_path: JSONL file that lists the rows left out; other ranks and validation sets add their name to the file's.
+
+    Raises:
+        ConfigError: unknown keys, missing files, values out of range.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig | dict[str, Any],
+        chat_format: ChatFormat,
+        token_equivalent_duration: float,
+        sampling_rate: int,
+        skipped_path: Path | None = None,
+    ) -> None:
+        super().__init__()
+        values = plain(cfg)
+        for key in values:
+            if key not in _KEYS:
+                raise ConfigError("unknown key", value=key, expected=f"one of {', '.join(_KEYS)}", knob=f"data.{key}")
+        self._train = _section(TrainConfig, values, "train_ds")
+        self._validation = _section(ValidationConfig, values, "validation_ds")
+        self._encoder = Encoder(chat_format, token_equivalent_duration, sampling_rate)
+        self._skipped_path = None if skipped_path is None else Path(skipped_path)
+        self._loader: TrainLoader | None = None
+        self._resumed: dict[str, Any] | None = None
+
+    @property
+    def validation_names(self) -> list[str]:
+        """Names of the validation sets, in the order of `val_dataloader`."""
+        return list(self._validation.sets) if self._validation else []
+
+    def train_dataloader(self) -> TrainLoader:
+        """The endless loader of this rank; the same object each time.
+
+        Raises:
+            ConfigError: no `data.train_ds`, or sources that cannot be opened.
+        """
+        if self._loader is None:
+            if self._train is None:
+                raise ConfigError(
+                    "no training data", expected="input_cfg and a bound of micro-batches", knob="data.train_ds"
+                )
+            self._loader = self._make_loader(self._train)
+            if self._resumed is not None:
+                self._loader.load_state(self._resumed)
+        return self._loader
+
+    def val_dataloader(self) -> list[ValidationLoader]:
+        """One finite loader for every validation set, each of lists of conversations that end with the answer."""
+        config = self._validation
+        if config is None:
+            return []
+        return [
+            ValidationLoader(name, config, self._encoder, skipped_path=_tagged(self._skipped_path, name))
+            for name in config.sets
+        ]
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Wanted and seen shares of this rank; see `TrainLoader.shares`. Empty before training."""
+        return self._loader.shares() if self._loader is not None else {}
+
+    def skipped(self) -> dict[str, int]:
+        """Training rows left out on this rank, by `source/knob`."""
+        counts = self._loader.skip_log.counts if self._loader is not None else {}
+        return {f"{source}/{knob}": count for (source, knob), count in counts.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every rank after the last batch that it handed out; to be called on all ranks together."""
+        own = self._resumed if self._loader is None else self._loader.state_dict_after_last_batch()
+        _, world_size = _rank()
+        states = [own]
+        if world_size > 1:
+            states = [None] * world_size
+            dist.all_gather_object(states, own)
+        return {"ranks": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a state.
+
+        Raises:
+            ConfigError: the state is of another number of ranks, seed or blend.
+        """
+        rank, world_size = _rank()
+        states = state_dict["ranks"]
+        if len(states) != world_size:
+            raise ConfigError(
+                "the data state that is resumed is of another number of ranks",
+                value=world_size,
+                expected=f"{len(states)}, as when it was saved",
+                knob="trainer.devices, trainer.num_nodes",
+            )
+        self._resumed = states[rank]
+        if self._loader is not None and self._resumed is not None:
+            self._loader.load_state(self._resumed)
+
+    def _make_loader(self, config: TrainConfig) -> TrainLoader:
+        rank, _ = _rank()
+        collator = Collator(
+            self._encoder.chat_format.audio_locator_id,
+            self._encoder.sampling_rate,
+            config.pad_tokens_to_multiple_of,
+            config.pad_audio_to_multiple_of,
+        )
+        return TrainLoader(
+            _make_planner(config, self._encoder),
+            collator,
+            SkipLog(_tagged(self._skipped_path, f"rank{rank}" if rank else ""), keep=self._resumed is not None),
+            num_workers=config.num_workers,
+            stop_at_bad_row=config.on_bad_row == "error",
+        )
+
+
+def _make_planner(config: TrainConfig, encoder: Encoder) -> Planner:
+    if config.fusion == "rows":
+        return _make_buckets(config, config, encoder, "data.train_ds")
+    planners: dict[str, BucketPlanner] = {}
+    for name, values in config.samplers.items():
+        place = f"data.train_ds.samplers.{name}"
+        shared = {field.name: getattr(config, field.name) for field in fields(BatchConfig) if field.name != "input_cfg"}
+        own = read_config(BatchConfig, {**shared, **plain(values)}, place)
+        own.check(place)
+        planners[name] = _make_buckets(own, config, encoder, place)
+    return RoundRobinPlanner(planners, config.sampler_weights, seed=config.seed)
+
+
+def _make_buckets(batch: BatchConfig, config: TrainConfig, encoder: Encoder, place: str) -> BucketPlanner:
+    sources = read_sources(
+        batch.input_cfg,
+        sampling_rate=encoder.sampling_rate,
+        temperature=config.temperature,
+        place=f"{place}.input_cfg",
+    )
+    limits = Limits(
+        config.min_duration, config.max_duration, config.max_tokens, batch.batch_tokens, batch.quadratic_length
+    )
+    rank, world_size = _rank()
+    blend = Blend(
+        sources,
+        encoder,
+        limits,
+        seed=config.seed,
+        shuffle=config.shuffle,
+        rank=rank,
+        world_size=world_size,
+        stop_at_bad_row=config.on_bad_row == "error",
+    )
+    return BucketPlanner(
+        blend,
+        batch_size=batch.batch_size,
+        num_buckets=batch.num_buckets,
+        bins=batch.bucket_bins,
+        buffer_size=batch.buffer_size,
+    )
+
+
+class ValidationLoader:
+    """One validation set, once and in its order; rank r of W takes rows r, r + W, ...
+
+    Args:
+        name: the set's name.
+        config: `data.validation_ds`.
+        encoder: lengths in positions, for `max_tokens`.
+        skipped_path: JSONL file for rows that are left out, written anew on each pass.
+    """
+
+    def __init__(
+        self, name: str, config: ValidationConfig, encoder: Encoder, *, skipped_path: Path | None = None
+    ) -> None:
+        place = f"data.validation_ds.sets.{name}"
+        entry = plain(config.sets[name])
+        self.name, self._config, self._encoder, self._skipped_path = name, config, encoder, skipped_path
+        if not isinstance(entry, dict) or set(entry) != {"input_cfg"}:
+            raise ConfigError(
+                "validation set of the wrong shape", value=entry, expected="{input_cfg: [...]}", knob=place
+            )
+        self._sources = read_sources(
+            entry["input_cfg"], sampling_rate=encoder.sampling_rate, place=f"{place}.input_cfg"
+        )
+        self._limits = Limits(config.min_duration, config.max_duration, config.max_tokens)
+
+    def __len__(self) -> int:
+        """Batches of this rank, before bad rows are left out."""
+        return -(-len(self._own_rows()) // self._config.batch_size)
+
+    def __iter__(self) -> Iterator[list[Conversation]]:
+        rows = self._own_rows()
+        skip_log = SkipLog(self._skipped_path)
+        for start in range(0, len(rows), self._config.batch_size):
+            batch = [self._read(*row, skip_log) for row in rows[start : start + self._config.batch_size]]
+            kept = [conversation for conversation in batch if conversation is not None]
+            if kept:
+                yield kept
+
+    def _own_rows(self) -> list[tuple[Weighted, int]]:
+        rank, world_size = _rank()
+        rows = [(entry, index) for entry in self._sources for index in range(len(entry.source))]
+        return rows[: self._config.max_rows][rank::world_size]
+
+    def _read(self, entry: Weighted, index: int, skip_log: SkipLog) -> Conversation | None:
+        source = entry.source
+        try:
+            conversation = source.conversation(index, source.rng(self._config.seed, index))
+            _, length = self._encoder.encode(conversation)
+        except DataError as error:
+            if self._config.on_bad_row == "error":
+                raise
+            broken: tuple[str, str] | None = ("on_bad_row", reason_of(error))
+        else:
+            broken = self._limits.broken(conversation, length)
+        if broken is None:
+            return conversation
+        path, line = source.place(index)
+        skip_log.add([Skip(f"{self.name}/{source.name}", str(path), line, *broken, first_pass=True)])
+        return None
+
+
+def _section(kind: type, values: dict[str, Any], key: str) -> Any:
+    if values.get(key) is None:
+        return None
+    config = read_config(kind, values[key], f"data.{key}")
+    if kind is TrainConfig:
+        config.check(f"data.{key}")
+    return config
+
+
+def _rank() -> tuple[int, int]:
+    """This process and the number of processes that train together."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _tagged(path: Path | None, tag: str) -> Path | None:
+    return path if path is None or not tag else path.with_name(f"{path.stem}.{tag}{path.suffix}")

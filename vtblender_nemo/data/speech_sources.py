@@ -1,0 +1,233 @@
+"""Readers of speech with text: NeMo manifests plain and tarred, Lhotse cuts and shar, speech QA rows."""
+
+from __future__ import annotations
+
+import random
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
+
+from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn
+from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
+from vtblender_nemo.data.config import SourceConfig
+from vtblender_nemo.data.lazy_audio import lazy_cut, lazy_recording
+from vtblender_nemo.data.prompts import Wordings, load_wordings
+from vtblender_nemo.data.rows import Row, TarFile, expand_paths
+from vtblender_nemo.data.sources import JsonlSource, source_type
+
+_SPEECH_KEYS = frozenset({"text_field", "prompts", "task", "audio_position"})
+_AUDIO_FIELDS = frozenset({"id", "audio_filepath", "offset"})
+
+
+class _SpeechSource(JsonlSource):
+    """One user turn, a wording with the row's audio, and one answer, the row's `text_field`."""
+
+    keys = _SPEECH_KEYS | {"manifest_filepath", "audio_dir"}
+    default_prompts: list[str] | None = None
+
+    def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
+        super().__init__(config, sampling_rate)
+        prompts = self.default_prompts if config.prompts is None else config.prompts
+        if prompts is None:
+            raise ConfigError(
+                f"source {self.name} has no wordings",
+                expected="a YAML file of `task: [wording, ...]`, or a list of wordings",
+                knob="prompts",
+            )
+        self.wordings: Wordings = load_wordings(prompts, config.task, audio_position=config.audio_position)
+
+    def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation:
+        if row.data.get("_skipme"):
+            raise DataError(
+                "row is marked to be skipped", path=row.path, line=row.line, value=row.data["_skipme"], knob="_skipme"
+            )
+        audio = Audio(self._cut(row, index))
+        return self._speech_turns(row.data, audio, rng, self._id(row, index), self._custom(row, _AUDIO_FIELDS))
+
+    def _speech_turns(
+        self, fields: Mapping[str, Any], audio: Audio, rng: random.Random, id: str, custom: dict[str, Any]
+    ) -> Conversation:
+        answer = fields.get(self.config.text_field)
+        if not isinstance(answer, str) or not answer.strip():
+            raise DataError(
+                f"row with an empty {self.config.text_field}",
+                value=answer,
+                expected="text to be learned",
+                knob="text_field",
+            )
+        user = Turn("user", self.wordings.user_parts(rng, fields, audio))
+        return Conversation(id, (user, Turn("assistant", (Text(answer),))), self.name, custom)
+
+    def _cut(self, row: Row, index: int) -> Cut:
+        folder = Path(self.config.audio_dir) if self.config.audio_dir else row.path.parent
+        path, offset_secs, duration_secs = _span(row)
+        return lazy_cut(
+            folder / path, duration_secs=duration_secs, offset_secs=offset_secs, sampling_rate=self.sampling_rate
+        )
+
+
+def _span(row: Row) -> tuple[str, float, float | None]:
+    """The audio path, offset and duration (s) of a manifest row."""
+    path = row.data.get("audio_filepath")
+    if not isinstance(path, str) or not path:
+        raise DataError("row without audio_filepath", path=row.path, line=row.line, value=path, expected="a path")
+    duration = row.data.get("duration")
+    return path, float(row.data.get("offset") or 0.0), None if duration is None else float(duration)
+
+
+@source_type("nemo")
+class Nemo(_SpeechSource):
+    """A NeMo manifest: `{"audio_filepath", "duration", "offset"?, "text", "translation"?, "source_lang"?, ...}`."""
+
+
+@source_type("speech_qa")
+class SpeechQa(_SpeechSource):
+    """A NeMo manifest with a `question` about the speech and its `answer`."""
+
+    keys = _SpeechSource.keys - {"text_field"}
+    default_prompts = ["{question}"]
+
+    def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
+        super().__init__(replace(config, text_field="answer"), sampling_rate)
+
+
+@source_type("nemo_tarred")
+class NemoTarred(_SpeechSource):
+    """NeMo manifests whose audio stands in tars: one manifest a tar in the same order, or one with `shard_id` in its rows.
+
+    NeMo stores a file that several rows cut from once; their names end in `-sub1`, `-sub2` before the extension.
+    """
+
+    keys = _SPEECH_KEYS | {"manifest_filepath", "tarred_audio_filepaths", "shard_window"}
+    _SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
+
+    def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
+        super().__init__(config, sampling_rate)
+        self.tars = [
+            TarFile(path) for path in expand_paths(config.tarred_audio_filepaths, knob="tarred_audio_filepaths")
+        ]
+        if len(self.rows.files) not in (1, len(self.tars)):
+            raise ConfigError(
+                "manifests and tars do not match",
+                value={"manifests": len(self.rows.files), "tars": len(self.tars)},
+                expected="one manifest for every tar, or one for all",
+                knob="tarred_audio_filepaths",
+            )
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        return self.rows.sizes
+
+    def _cut(self, row: Row, index: int) -> Cut:
+        tar = self._tar(row, index)
+        name, offset_secs, duration_secs = _span(row)
+        member = tar.find(self._SUB.sub("", name))
+        return lazy_cut(
+            tar.path,
+            duration_secs=duration_secs,
+            offset_secs=offset_secs,
+            sampling_rate=self.sampling_rate,
+            member=member,
+        )
+
+    def _tar(self, row: Row, index: int) -> TarFile:
+        if len(self.rows.files) == len(self.tars):
+            return self.tars[self.rows.locate(index)[0]]
+        shard = row.data.get("shard_id")
+        if not isinstance(shard, int) or not 0 <= shard < len(self.tars):
+            raise DataError("row without its shard", value=shard, expected=f"shard_id from 0 to {len(self.tars) - 1}")
+        return self.tars[shard]
+
+
+class _CutSource(_SpeechSource):
+    """Rows that are serialised Lhotse cuts with one supervision or more."""
+
+    def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation:
+        cut = deserialize_item(row.data)
+        if not isinstance(cut, Cut) or not cut.has_recording:
+            raise DataError("row is no cut with a recording", value=row.data, expected="a Lhotse cut")
+        fields = {**_fields_of(cut), **self.config.tags}
+        cut = self._open(cut, row, index)
+        custom = self._custom(Row(fields, row.path, row.line), frozenset())
+        return self._speech_turns(fields, Audio(cut.with_id(f"{row.path}:{row.line}:{cut.id}")), rng, cut.id, custom)
+
+    @abstractmethod
+    def _open(self, cut: Cut, row: Row, index: int) -> Cut:
+        """The cut with audio that can be decoded."""
+
+    def _read(self, index: int, rng: random.Random) -> Conversation:
+        return self._convert(self.rows[index], index, rng)
+
+
+def _fields_of(cut: Cut) -> dict[str, Any]:
+    """A cut's text, language and custom fields as a manifest's."""
+    fields: dict[str, Any] = {"duration": cut.duration}
+    for supervision in cut.supervisions:
+        fields |= supervision.custom or {}
+        if supervision.language is not None:
+            fields["source_lang"] = supervision.language
+    fields |= getattr(cut, "custom", None) or {}
+    texts = [supervision.text for supervision in cut.supervisions if supervision.text]
+    return fields | ({"text": " ".join(texts)} if texts else {})
+
+
+@source_type("lhotse")
+class LhotseCuts(_CutSource):
+    """Lhotse cuts in JSONL or JSONL.gz."""
+
+    keys = _SPEECH_KEYS | {"cuts_path", "audio_dir"}
+
+    def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
+        paths = expand_paths(config.cuts_path, knob="cuts_path")
+        super().__init__(replace(config, manifest_filepath=paths), sampling_rate)
+
+    def _open(self, cut: Cut, row: Row, index: int) -> Cut:
+        for track in getattr(cut, "tracks", None) or [cut]:
+            recording = getattr(getattr(track, "cut", track), "recording", None)
+            for source in recording.sources if recording is not None else []:
+                if source.type not in ("file", "memory"):  # a `command` would run in a shell
+                    raise AudioError(
+                        "cut's audio is neither a file nor in memory", value=source.type, expected="file or memory"
+                    )
+        return cut.with_recording_path_prefix(self.config.audio_dir or row.path.parent)
+
+
+@source_type("lhotse_shar")
+class LhotseShar(_CutSource):
+    """Lhotse shar folders: `cuts.*.jsonl.gz` beside `recording.*.tar`, whose members stand in the cuts' order."""
+
+    keys = _SPEECH_KEYS | {"shar_path", "shard_window"}
+
+    def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
+        folders = expand_paths(config.shar_path, knob="shar_path")
+        cuts = [path for folder in folders for path in sorted(folder.glob("cuts.*.jsonl*"))]
+        self.tars = [TarFile(path) for folder in folders for path in sorted(folder.glob("recording.*.tar"))]
+        if not self.tars or len(self.tars) != len(cuts):
+            raise ConfigError(
+                "shar with cuts and recordings that do not match",
+                path=folders[0],
+                value={"cuts": len(cuts), "recordings": len(self.tars)},
+                expected="cuts.NNNNNN.jsonl.gz and recording.NNNNNN.tar for every shard",
+                knob="shar_path",
+            )
+        super().__init__(replace(config, manifest_filepath=cuts), sampling_rate)
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        return self.rows.sizes
+
+    def _open(self, cut: Cut, row: Row, index: int) -> Cut:
+        shard, line = self.rows.locate(index)
+        members = self.tars[shard].members
+        member = members[2 * line] if 2 * line < len(members) else None  # every recording is followed by its JSON
+        if member is None or member.name.rsplit(".", 1)[0] != cut.id:
+            found = member.name if member else "the end of the tar"
+            raise AudioError("shar's recordings are not in its cuts' order", value=found, expected=cut.id)
+        cut.recording = lazy_recording(cut.recording, self.tars[shard].path, member)
+        return cut

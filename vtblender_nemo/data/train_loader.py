@@ -1,0 +1,173 @@
+"""The endless training loader: plans in this process, decodes in workers, and knows its state after every batch."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vtblender_nemo.common.batch import Batch
+from vtblender_nemo.common.chat import PromptIds
+from vtblender_nemo.common.conversation import Conversation
+from vtblender_nemo.common.errors import AudioError, DataError
+from vtblender_nemo.data.blend import Example, Skip, reason_of
+from vtblender_nemo.data.buckets import Planner
+from vtblender_nemo.data.collate import Collator
+from vtblender_nemo.data.skips import SkipLog
+
+# Lightning's fetcher reads one batch ahead of a loader without a length, which would put every saved state one batch late.
+ENDLESS = 10**9
+# A source is given up after so many audios in a row that cannot be decoded, or after all its rows if they are fewer.
+MAX_UNDECODED = 1000
+
+Plan = list[tuple[Conversation, PromptIds]]
+Decoded = tuple[Batch | None, dict[int, DataError]]
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """A planned micro-batch that workers may hold: its rows, rows left out before it, and the state after it."""
+
+    rows: list[Example]
+    skips: list[Skip]
+    state: dict[str, Any]
+
+
+class _Plans(Sampler[Plan]):
+    """Plans micro-batches as the DataLoader asks for them, which is ahead of their use."""
+
+    def __init__(self, planner: Planner, in_flight: deque[_InFlight]) -> None:
+        self._planner, self._in_flight = planner, in_flight
+
+    def __iter__(self) -> Iterator[Plan]:
+        while True:
+            rows = self._planner.next_batch()
+            self._in_flight.append(_InFlight(rows, self._planner.take_skips(), self._planner.state_dict()))
+            yield [(row.conversation, row.prompt) for row in rows]
+
+
+class _Decode(Dataset[Decoded]):
+    """What runs in a worker: a plan becomes tensors."""
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def __getitem__(self, plan: Plan) -> Decoded:  # type: ignore[override]
+        return self._collator([conversation for conversation, _ in plan], [prompt for _, prompt in plan])
+
+
+class TrainLoader:
+    """Micro-batches without end.
+
+    Args:
+        planner: what comes next.
+        collator: conversations to tensors.
+        skip_log: where rows left out are counted.
+        num_workers: processes that decode; 0 decodes here. What comes out does not depend on it.
+        stop_at_bad_row: raise at the first audio that cannot be decoded.
+
+    Attributes:
+        rows_seen: rows handed out, by source.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        collator: Collator,
+        skip_log: SkipLog,
+        *,
+        num_workers: int = 0,
+        stop_at_bad_row: bool = False,
+    ) -> None:
+        self._planner, self._collator, self.skip_log = planner, collator, skip_log
+        self._num_workers, self._stop_at_bad_row = num_workers, stop_at_bad_row
+        self._planned = planner.state_dict()
+        self.rows_seen: Counter[str] = Counter()
+        self._batch_parts: Counter[str] = Counter()
+        self._undecoded: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Goes on after the last batch handed out, whatever an earlier iteration had read ahead."""
+        self._planner.load_state_dict(self._planned)
+        in_flight: deque[_InFlight] = deque()
+        loader = DataLoader(
+            _Decode(self._collator),
+            sampler=_Plans(self._planner, in_flight),
+            batch_size=None,
+            num_workers=self._num_workers,
+        )
+        for batch, errors in loader:
+            self._hand_out(in_flight.popleft(), batch, errors)
+            if batch is not None:
+                yield batch
+
+    def state_dict_after_last_batch(self) -> dict[str, Any]:
+        """Where the last batch handed out left off.
+
+        Not named `state_dict`, as Lightning would then store rank 0's state in every checkpoint and load it on all ranks.
+        """
+        return {
+            "planner": self._planned,
+            "rows_seen": dict(self.rows_seen),
+            "batch_parts": dict(self._batch_parts),
+            "undecoded": dict(self._undecoded),
+            "skips": self.skip_log.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state at the next iteration; see the planners for what it raises."""
+        self._planner.load_state_dict(state["planner"])
+        self._planned = state["planner"]
+        self.rows_seen, self._batch_parts = Counter(state["rows_seen"]), Counter(state["batch_parts"])
+        self._undecoded = Counter(state["undecoded"])
+        self.skip_log.load_state_dict(state["skips"])
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """What every source was to give and gave.
+
+        Returns:
+            By source: `weight` (wanted share: of rows, or of micro-batches in a round robin), `rows_seen`, `share` (of rows) and
+            `batch_share` (the mean part of a micro-batch); shares between 0 and 1.
+        """
+        rows, batches = sum(self.rows_seen.values()), sum(self._batch_parts.values())
+        return {
+            name: {
+                "weight": weight,
+                "rows_seen": self.rows_seen[name],
+                "share": self.rows_seen[name] / rows if rows else 0.0,
+                "batch_share": self._batch_parts[name] / batches if batches else 0.0,
+            }
+            for name, weight in self._planner.weights().items()
+        }
+
+    def _hand_out(self, planned: _InFlight, batch: Batch | None, errors: dict[int, DataError]) -> None:
+        self.skip_log.add(planned.skips)
+        for number, row in enumerate(planned.rows):
+            name = row.conversation.source
+            if number in errors:
+                self._count_undecoded(row, errors[number])
+                continue
+            self._undecoded.pop(name, None)
+            self.rows_seen[name] += 1
+            self._batch_parts[name] += 1 / (len(planned.rows) - len(errors))
+        self._planned = planned.state
+
+    def _count_undecoded(self, row: Example, error: DataError) -> None:
+        if self._stop_at_bad_row:
+            raise error
+        name = row.conversation.source
+        self.skip_log.add([self._planner.skip(row, "on_bad_row", reason_of(error))])
+        self._undecoded[name] += 1
+        if self._undecoded[name] >= min(self._planner.rows()[name], MAX_UNDECODED):
+            raise AudioError(
+                f"source {name} gave nothing but audio that cannot be decoded",
+                value=f"{self._undecoded[name]} in a row; the last: {error}",
+                expected="audio files that exist and decode",
+                knob="data.train_ds.input_cfg",
+            ) from error
