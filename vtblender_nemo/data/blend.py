@@ -1,7 +1,8 @@
 """The blend: one endless stream of rows drawn from weighted sources, whose state is a handful of integers.
 
-The k-th draw of a rank picks a source from a hash of (seed, rank, k); the source's next position leads to a row by `Order`. Rank r
-of W takes positions r, r + W, r + 2W, ... of every source, so within one pass no row is read twice and none is left out.
+The k-th draw of a rank picks a source from a hash of (seed, rank, k); the source's next position leads to a row by
+`Order`. Rank r of W takes positions r, r + W, r + 2W, ... of every source, so within one pass no row is read twice and
+none is left out.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class Encoder:
 
     Attributes:
         chat_format: turns to token ids.
-        token_equivalent_duration: seconds of audio that one position of the LLM stands for: frame shift times subsampling.
+        token_equivalent_duration: seconds of audio that one position of the LLM stands for: frame shift times
+            subsampling.
         sampling_rate: Hz of the model's audio.
     """
 

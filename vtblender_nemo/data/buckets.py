@@ -1,17 +1,18 @@
 """Micro-batches of conversations of like length, planned one after another and bounded before a row is added.
 
-Every bucket holds one open micro-batch. A drawn row goes to the bucket of its length; if the micro-batch there would break its
-bounds, it is given out first and the row opens the next. So nothing waits for longer than its bucket takes to fill, and the state
-is the blend's and the references of the rows in open micro-batches.
+Every bucket holds one open micro-batch. A drawn row goes to the bucket of its length; if the micro-batch there would
+break its bounds, it is given out first and the row opens the next. So nothing waits for longer than its bucket takes to
+fill, and the state is the blend's and the references of the rows in open micro-batches.
 
-This is no `lhotse.dataset.sampling.CutSampler`: that class skips every batch that is another rank's (reading W times the rows),
-counts epochs, and restores a position by reading the data again up to it.
+This is no `lhotse.dataset.sampling.CutSampler`: that class skips every batch that is another rank's (reading W times
+the rows), counts epochs, and restores a position by reading the data again up to it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 from vtblender_nemo.common.errors import ConfigError
@@ -118,7 +119,7 @@ class BucketPlanner:
 
 
 def estimate_bins(blend: Blend, num_buckets: int, rows: int) -> list[float]:
-    """Bins that hold alike many positions each, from the first rows that a lone process would read: the same on all ranks."""
+    """Bins of alike many positions each, from the first rows that a lone process would read: the same on all ranks."""
     if num_buckets == 1:
         return []
     from lhotse.dataset.sampling.dynamic_bucketing import estimate_duration_buckets
@@ -159,13 +160,10 @@ class RoundRobinPlanner:
 
     def next_batch(self) -> list[Example]:
         """The next micro-batch of the planner that is drawn."""
-        point, name = unit(self._seed, key_of("round robin"), self._step), ""
+        cumulative = list(accumulate(self._shares.values()))
+        point = unit(self._seed, key_of("round robin"), self._step) * cumulative[-1]
         self._step += 1
-        for name, share in self._shares.items():
-            point -= share
-            if point < 0:
-                break
-        return self._planners[name].next_batch()
+        return list(self._planners.values())[bisect_right(cumulative, point)].next_batch()
 
     def take_skips(self) -> list[Skip]:
         """The rows left out since the last call."""

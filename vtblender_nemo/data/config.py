@@ -51,7 +51,7 @@ class SourceConfig:
     audio_position: str = "after"
     """Where the audio stands in a wording without `{audio}`: before, after or random."""
     shard_window: int = 16
-    """Shards of a tarred or shar source that are read together; fewer reads files more locally, more shuffles better."""
+    """Shards of a tarred or shar source that are read together: fewer is more local, more shuffles better."""
 
 
 @dataclass
@@ -59,15 +59,15 @@ class BatchConfig:
     """How conversations are joined to micro-batches; each sampler of a round robin may have its own."""
 
     batch_tokens: int | None = None
-    """Most positions of a padded micro-batch: its longest conversation times its conversations, in text tokens and frames."""
+    """Most positions (text tokens and frames) of a padded micro-batch: its longest conversation times its size."""
     batch_size: int | None = None
     """Most conversations of a micro-batch."""
     quadratic_length: float | None = None
-    """Counts a length l as l + l*l/this against batch_tokens, as attention costs more for long conversations; none by default."""
+    """Counts a length l as l + l*l/this against batch_tokens, since attention costs more for long ones."""
     num_buckets: int = 8
     """Lengths are sorted into so many buckets; a micro-batch comes from one. 1 joins all lengths."""
     bucket_bins: list[float] | None = None
-    """Lengths, in positions, that part the buckets; by default estimated from the first buffer_size rows of the blend."""
+    """Lengths, in positions, that part the buckets; by default estimated from the blend's first buffer_size rows."""
     buffer_size: int = 2000
     """Rows that the bins are estimated from."""
     input_cfg: Any = None

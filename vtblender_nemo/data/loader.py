@@ -1,4 +1,4 @@
-"""The data of a training run: an endless blend for training, ordered sets for validation, and a state in every checkpoint."""
+"""The data of a training run: an endless blend, ordered validation sets, and a state in every checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class BlendDataModule(LightningDataModule):
         chat_format: turns to token ids.
         token_equivalent_duration: seconds of audio that one position of the LLM stands for.
         sampling_rate: Hz of the model's audio.
-        skipped_path: JSONL file that lists the rows left out; other ranks and validation sets add their name to the file's.
+        skipped_path: JSONL file that lists the rows left out; other ranks and validation sets add their name to the
+            file's.
 
     Raises:
         ConfigError: unknown keys, missing files, values out of range.
@@ -248,11 +249,11 @@ class ValidationLoader:
         return None
 
 
-def _section(kind: type, values: dict[str, Any], key: str) -> Any:
+def _section(kind: type[Any], values: dict[str, Any], key: str) -> Any:
     if values.get(key) is None:
         return None
     config = read_config(kind, values[key], f"data.{key}")
-    if kind is TrainConfig:
+    if isinstance(config, TrainConfig):
         config.check(f"data.{key}")
     return config
 

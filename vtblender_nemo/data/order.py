@@ -1,7 +1,7 @@
 """The order in which rows are read, as pure functions of a seed and a position.
 
-Nothing here holds state: a position is one integer, and where it leads follows from the seed. A data state is therefore a few
-integers, and going on from it costs nothing.
+Nothing here holds state: a position is one integer, and where it leads follows from the seed. A data state is therefore
+a few integers, and going on from it costs nothing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def key_of(text: str) -> int:
 class Permutation:
     """A permutation of `range(size)` that is computed, not stored.
 
-    A Feistel network permutes the smallest power of four that holds `size`; results outside are permuted again until they fall
-    inside (cycle walking), which keeps it one to one and takes at most four steps on average.
+    A Feistel network permutes the smallest power of four that holds `size`; results outside are permuted again until
+    they fall inside (cycle walking), which keeps it one to one and takes at most four steps on average.
     """
 
     _ROUNDS = 6
@@ -56,7 +56,8 @@ class Permutation:
         while True:
             left, right = position >> bits, position & mask
             for key in self._keys:
-                # 2654435761 is Knuth's multiplicative constant; the key's and the product's high bits are the mixed ones.
+                # 2654435761 is Knuth's multiplicative constant; the key's and the product's high bits are the mixed
+                # ones.
                 left, right = right, left ^ ((((right * 2654435761) ^ key) * 0x9E3779B97F4A7C15 >> 40) & mask)
             position = (left << bits) | right
             if position < self.size:
@@ -66,8 +67,8 @@ class Permutation:
 class Order:
     """An endless sequence over the rows of one source: every pass reads each row once, in an order of its own.
 
-    A sharded source is read a few shards at a time: shards are permuted, then rows within windows of `window` neighbouring
-    shards, so that reads stay within few files.
+    A sharded source is read a few shards at a time: shards are permuted, then rows within windows of `window`
+    neighbouring shards, so that reads stay within few files.
 
     Args:
         shard_sizes: rows of each shard; one number for a source without shards.

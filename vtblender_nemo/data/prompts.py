@@ -19,11 +19,12 @@ _AUDIO_FIELD = "audio"
 
 
 class Wordings:
-    """The user turns of a speech source: one of several wordings, with the row's fields filled in, and the audio in its place.
+    """The user turns of a speech source: one of several wordings, with the row's fields filled in, and the audio in its
+    place.
 
     Args:
-        wordings: texts with `{field}` for a field of the row, `{source_language}` and `{target_language}` for the names of its
-            language codes, and at most one `{audio}` where the audio stands; braces that are meant are doubled.
+        wordings: texts with `{field}` for a field of the row, `{source_language}` and `{target_language}` for the names
+            of its language codes, and at most one `{audio}` where the audio stands; braces that are meant are doubled.
         audio_position: where the audio stands in wordings without `{audio}`: `before`, `after`, or `random` (drawn).
         place: the file or key that the wordings come from, for errors.
 

@@ -121,7 +121,7 @@ class Row:
 
 
 class JsonlRows:
-    """The lines of several JSONL files as one sequence; a line that is no JSON object is a row that raises when read."""
+    """The lines of several JSONL files as one sequence; a line that is no JSON object raises when it is read."""
 
     def __init__(self, paths: Sequence[Path], *, knob: str) -> None:
         self.files = [LineFile(path) for path in paths]

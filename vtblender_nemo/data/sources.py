@@ -75,7 +75,7 @@ class Source(ABC):
             ) from error
 
     def cutset(self, seed: int = 0) -> CutSet:
-        """The rows in their own order as a lazy Lhotse `CutSet` of conversations, for Lhotse's own tools; bad rows raise."""
+        """The rows in their own order as a lazy Lhotse `CutSet` of conversations; bad rows raise."""
         from lhotse import CutSet
 
         return CutSet(_Lazy(self, seed))

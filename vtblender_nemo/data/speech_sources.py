@@ -99,7 +99,8 @@ class SpeechQa(_SpeechSource):
 
 @source_type("nemo_tarred")
 class NemoTarred(_SpeechSource):
-    """NeMo manifests whose audio stands in tars: one manifest a tar in the same order, or one with `shard_id` in its rows.
+    """NeMo manifests whose audio stands in tars: one manifest a tar in the same order, or one with `shard_id` in its
+    rows.
 
     NeMo stores a file that several rows cut from once; their names end in `-sub1`, `-sub2` before the extension.
     """

@@ -18,7 +18,8 @@ from vtblender_nemo.data.buckets import Planner
 from vtblender_nemo.data.collate import Collator
 from vtblender_nemo.data.skips import SkipLog
 
-# Lightning's fetcher reads one batch ahead of a loader without a length, which would put every saved state one batch late.
+# Lightning's fetcher reads one batch ahead of a loader without a length, which would put every saved state one batch
+# late.
 ENDLESS = 10**9
 # A source is given up after so many audios in a row that cannot be decoded, or after all its rows if they are fewer.
 MAX_UNDECODED = 1000
@@ -55,7 +56,7 @@ class _Decode(Dataset[Decoded]):
     def __init__(self, collator: Collator) -> None:
         self._collator = collator
 
-    def __getitem__(self, plan: Plan) -> Decoded:  # type: ignore[override]
+    def __getitem__(self, plan: Plan) -> Decoded:
         return self._collator([conversation for conversation, _ in plan], [prompt for _, prompt in plan])
 
 
@@ -86,7 +87,7 @@ class TrainLoader:
         self._num_workers, self._stop_at_bad_row = num_workers, stop_at_bad_row
         self._planned = planner.state_dict()
         self.rows_seen: Counter[str] = Counter()
-        self._batch_parts: Counter[str] = Counter()
+        self._batch_parts: dict[str, float] = {}
         self._undecoded: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -110,7 +111,8 @@ class TrainLoader:
     def state_dict_after_last_batch(self) -> dict[str, Any]:
         """Where the last batch handed out left off.
 
-        Not named `state_dict`, as Lightning would then store rank 0's state in every checkpoint and load it on all ranks.
+        Not named `state_dict`, as Lightning would then store rank 0's state in every checkpoint and load it on all
+        ranks.
         """
         return {
             "planner": self._planned,
@@ -124,7 +126,7 @@ class TrainLoader:
         """Goes on from a state at the next iteration; see the planners for what it raises."""
         self._planner.load_state_dict(state["planner"])
         self._planned = state["planner"]
-        self.rows_seen, self._batch_parts = Counter(state["rows_seen"]), Counter(state["batch_parts"])
+        self.rows_seen, self._batch_parts = Counter(state["rows_seen"]), dict(state["batch_parts"])
         self._undecoded = Counter(state["undecoded"])
         self.skip_log.load_state_dict(state["skips"])
 
@@ -132,8 +134,8 @@ class TrainLoader:
         """What every source was to give and gave.
 
         Returns:
-            By source: `weight` (wanted share: of rows, or of micro-batches in a round robin), `rows_seen`, `share` (of rows) and
-            `batch_share` (the mean part of a micro-batch); shares between 0 and 1.
+            By source: `weight` (wanted share: of rows, or of micro-batches in a round robin), `rows_seen`, `share` (of
+            rows) and `batch_share` (the mean part of a micro-batch); shares between 0 and 1.
         """
         rows, batches = sum(self.rows_seen.values()), sum(self._batch_parts.values())
         return {
@@ -141,7 +143,7 @@ class TrainLoader:
                 "weight": weight,
                 "rows_seen": self.rows_seen[name],
                 "share": self.rows_seen[name] / rows if rows else 0.0,
-                "batch_share": self._batch_parts[name] / batches if batches else 0.0,
+                "batch_share": self._batch_parts.get(name, 0.0) / batches if batches else 0.0,
             }
             for name, weight in self._planner.weights().items()
         }
@@ -155,7 +157,8 @@ class TrainLoader:
                 continue
             self._undecoded.pop(name, None)
             self.rows_seen[name] += 1
-            self._batch_parts[name] += 1 / (len(planned.rows) - len(errors))
+            part = 1 / (len(planned.rows) - len(errors))
+            self._batch_parts[name] = self._batch_parts.get(name, 0.0) + part
         self._planned = planned.state
 
     def _count_undecoded(self, row: Example, error: DataError) -> None:
