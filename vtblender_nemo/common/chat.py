@@ -74,28 +74,35 @@ class ChatFormat:
             DataError: turns in a wrong order, or the locator tag inside a text.
         """
         check_turns(turns, answered=bool(turns) and turns[-1].role == "assistant")
-        prompt = PromptIds([], [])
         system, dialogue = ("", turns) if turns[0].role != "system" else (self._content(turns[0]), turns[1:])
+        texts: list[tuple[str, bool]] = []
         for position, turn in enumerate(dialogue):
             content = self._content(turn)
             if turn.role == "assistant":
-                self._append(prompt, content + self._answer_end, is_answer=True)
+                texts.append((content + self._answer_end, True))
             elif position == 0:
-                self._append(prompt, self._open(system, content), is_answer=False)
+                texts.append((self._open(system, content), False))
             else:
-                self._append(prompt, self._before_next_user + content + self._after_user, is_answer=False)
-        return prompt
+                texts.append((self._before_next_user + content + self._after_user, False))
+        return self._tokenize(texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, without special tokens and surrounding space."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def _append(self, prompt: PromptIds, text: str, *, is_answer: bool) -> None:
-        for position, piece in enumerate(text.split(self.audio_locator_tag)):
-            ids = [self.audio_locator_id] if position else []
-            ids += self.tokenizer.encode(piece, add_special_tokens=False) if piece else []
-            prompt.ids.extend(ids)
-            prompt.loss_mask.extend([is_answer] * len(ids))
+    def _tokenize(self, texts: list[tuple[str, bool]]) -> PromptIds:
+        """Ids of texts and whether each is an answer; every stretch between audios is tokenised alone."""
+        pieces = [text.split(self.audio_locator_tag) for text, _ in texts]
+        flat = [piece for row in pieces for piece in row if piece]
+        ids_of = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"])  # one call: most of its cost is fixed
+        prompt = PromptIds([], [])
+        for row, (_, is_answer) in zip(pieces, texts, strict=True):
+            for position, piece in enumerate(row):
+                ids = [self.audio_locator_id] if position else []
+                ids += next(ids_of) if piece else []
+                prompt.ids.extend(ids)
+                prompt.loss_mask.extend([is_answer] * len(ids))
+        return prompt
 
     def _open(self, system: str, content: str) -> str:
         """The text up to the first answer; a template without system role gets it at the head of the user's text."""
