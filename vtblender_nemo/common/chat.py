@@ -79,7 +79,7 @@ class ChatFormat:
         for position, turn in enumerate(dialogue):
             content = self._content(turn)
             if turn.role == "assistant":
-                texts.append((content + self._answer_end, True))
+                texts.append((self._answer_start + content + self._answer_end, True))
             elif position == 0:
                 texts.append((self._open(system, content), False))
             else:
@@ -94,7 +94,8 @@ class ChatFormat:
         """Ids of texts and whether each is an answer; every stretch between audios is tokenised alone."""
         pieces = [text.split(self.audio_locator_tag) for text, _ in texts]
         flat = [piece for row in pieces for piece in row if piece]
-        ids_of = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"])  # one call: most of its cost is fixed
+        # In one call, as most of its cost is fixed.
+        ids_of = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"])
         prompt = PromptIds([], [])
         for row, (_, is_answer) in zip(pieces, texts, strict=True):
             for position, piece in enumerate(row):
@@ -135,7 +136,10 @@ class ChatFormat:
         answer = {"role": "assistant", "content": _ANSWER}
         next_user = {"role": "user", "content": _NEXT_USER}
         self._before_user, self._after_user = self._split(self._render([user]), _USER)
-        _, self._answer_end = self._split(self._render([user, answer], prompt=False), _ANSWER)
+        before_answer, self._answer_end = self._split(self._render([user, answer], prompt=False), _ANSWER)
+        prompt = self._before_user + _USER + self._after_user
+        # Mistral's has a space here: an answer's first token is learned with it, as the LLM has learned it.
+        self._answer_start = before_answer.removeprefix(prompt) if before_answer.startswith(prompt) else ""
         if not self._answer_end.strip():
             raise self._unusable("ends an answer with nothing")
         _, rest = self._split(self._render([user, answer, next_user]), _ANSWER)
