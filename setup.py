@@ -1,0 +1,72 @@
+"""Package of VoiceTextBlender for NeMo; `conf/` is installed as `vtblender_nemo.conf`.
+
+Lower bounds are what was installed and run, upper bounds what is not known to work yet.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+REQUIRED = [
+    "nemo_toolkit[asr]>=3.0,<3.1",
+    # The NeMo and PyTorch containers bring a build of their own, which this range leaves in place.
+    "torch>=2.6,<2.14",
+    "accelerate>=1.10,<2",
+    "braceexpand>=0.1.7,<0.2",
+    "espeakng-loader>=0.2.4,<0.3",
+    "hydra-core>=1.3,<1.4",
+    "jinja2>=3.1,<4",
+    "jiwer>=4.0,<5",
+    "lhotse>=1.33,<1.34",
+    "lightning>=2.4,<2.5",
+    "matplotlib>=3.10,<4",
+    "numpy>=1.26,<3",
+    "omegaconf>=2.3,<2.4",
+    "peft>=0.21,<0.22",
+    "pyyaml>=6,<7",
+    "rich>=14,<16",
+    "rouge_score>=0.1.2,<0.2",
+    "sacrebleu>=2.6,<3",
+    "safetensors>=0.6,<1",
+    "soundfile>=0.13,<0.15",
+    "soxr>=0.5,<2",
+    "tensorboard>=2.20,<3",
+    "tokenizers>=0.22,<1",
+    "tqdm>=4.67,<5",
+    "transformers>=5,<6",
+    "typer>=0.20,<1",
+    "whisper_normalizer>=0.1.10,<0.2",
+]
+
+EXTRAS = {
+    "tts": ["nemo_toolkit[tts]>=3.0,<3.1"],
+    "eval": ["lm_eval>=0.4.13,<0.5"],
+    "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
+    "megatron": ["megatron-core>=0.16,<0.17"],
+    "quant": ["bitsandbytes>=0.48,<1"],
+}
+
+TESTED_EXTRAS: list[str] = []  # an extra is listed here from its first test on
+
+TEST_TOOLS = ["hypothesis>=6.100,<7", "mypy>=2,<3", "pytest>=8,<10", "ruff>=0.14,<1"]
+
+setup(
+    name="vtblender_nemo",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "vtblender_nemo/__init__.py").read_text("utf-8")).group(1),
+    description="VoiceTextBlender for NVIDIA NeMo: a text LLM learns to hear and keeps its text skills",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=[*find_packages(include=["vtblender_nemo", "vtblender_nemo.*"]), "vtblender_nemo.conf"],
+    package_dir={"vtblender_nemo.conf": "conf"},
+    package_data={"vtblender_nemo.conf": [f"**/*.{kind}" for kind in ("yaml", "md", "jsonl", "json", "txt")]},
+    install_requires=REQUIRED,
+    extras_require={
+        **EXTRAS,
+        "test": TEST_TOOLS + [requirement for extra in TESTED_EXTRAS for requirement in EXTRAS[extra]],
+    },
+)
