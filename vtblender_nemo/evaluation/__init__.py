@@ -1,0 +1,1 @@
+"""Scores, test items, predictions over them, and the report."""

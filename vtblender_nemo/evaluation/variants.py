@@ -1,0 +1,161 @@
+"""The same test items with something else in place of their audio: what does a model know without hearing?
+
+`silence` and `shuffle` take the audio away (a model that answers as well as before did not listen); `text` puts the
+transcript in its place (the gap between speech and text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn
+from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.evaluation.items import Item
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+BlindMode = Literal["silence", "shuffle"]
+SHUFFLE_ATTEMPTS = 20
+
+
+def blind(items: Sequence[Item], mode: BlindMode, *, seed: int = 0) -> list[Item]:
+    """Takes the right audio away from every item.
+
+    Args:
+        items: each with at least one audio; items with an error stay as they are.
+        mode: `silence`, zeros of the same length; `shuffle`, audios of other items: never the same file or part of one,
+            nor, where `custom.transcript` tells, the same words.
+        seed: of the shuffle.
+
+    Raises:
+        ConfigError: unknown mode.
+        DataError: an item without audio, or too few different audios to shuffle.
+    """
+    if mode not in ("silence", "shuffle"):
+        raise ConfigError("unknown way to blind", value=mode, expected="silence or shuffle", knob="mode")
+    audios = [(number, audio) for number, item in enumerate(items) for audio in _audios(item)]
+    if mode == "silence":
+        return _with_audios(items, [Audio(_silence(audio.cut)) for _, audio in audios])
+    words = [text for item in items for text in _transcripts(item, required=False)]
+    keys = [(number, audio.cut.id, text) for (number, audio), text in zip(audios, words, strict=True)]
+    return _with_audios(items, [audios[position][1] for position in _derange(keys, seed)])
+
+
+def text_twin(items: Sequence[Item]) -> list[Item]:
+    """The items with their transcripts (`custom.transcript`) as text where the audios were.
+
+    Raises:
+        DataError: an item without audio, without transcript, or with not as many transcripts as audios.
+    """
+    return _with_audios(items, [Text(str(text)) for item in items for text in _transcripts(item, required=True)])
+
+
+VARIANTS: Mapping[str, Callable[[Sequence[Item]], list[Item]]] = {
+    "silence": lambda items: blind(items, "silence"),
+    "shuffle": lambda items: blind(items, "shuffle"),
+    "text": text_twin,
+}
+BLIND_VARIANTS: tuple[str, ...] = ("silence", "shuffle")
+
+
+def make_variant(name: str, items: Sequence[Item]) -> list[Item]:
+    """The variant of `items` by its name in `VARIANTS`.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in VARIANTS:
+        raise ConfigError("unknown variant", value=name, expected=f"one of {', '.join(VARIANTS)}", knob="variants")
+    return VARIANTS[name](items)
+
+
+def _audios(item: Item) -> tuple[Audio, ...]:
+    if item.conversation is None:
+        return ()
+    if not item.conversation.audios:
+        raise DataError(
+            "item without audio", value=item.id, expected="audio in every item of a variant", knob="variants"
+        )
+    return item.conversation.audios
+
+
+def _transcripts(item: Item, *, required: bool) -> list[str | None]:
+    """One text per audio; None for each where the item has no transcript and needs none."""
+    count = len(_audios(item))
+    given = item.custom.get("transcript")
+    if given is None and not required:
+        return [None] * count
+    texts = given if isinstance(given, list) else [given]
+    if count and (len(texts) != count or not all(isinstance(text, str) for text in texts)):
+        expected = f"{count} text(s), one per audio"
+        raise DataError(
+            f"wrong transcript of item {item.id!r}", value=given, expected=expected, knob="custom.transcript"
+        )
+    return list(texts) if count else []
+
+
+def _with_audios(items: Sequence[Item], parts: Sequence[Audio | Text]) -> list[Item]:
+    """Puts `parts`, in order, where the audios of the items are."""
+    following = iter(parts)
+
+    def replaced(conversation: Conversation) -> Conversation:
+        turns = (
+            Turn(turn.role, tuple(next(following) if isinstance(part, Audio) else part for part in turn.parts))
+            for turn in conversation.turns
+        )
+        return replace(conversation, turns=tuple(turns))
+
+    return [
+        item if item.conversation is None else replace(item, conversation=replaced(item.conversation)) for item in items
+    ]
+
+
+def _silence(cut: Cut) -> Cut:
+    from lhotse.cut import PaddingCut
+
+    return PaddingCut(
+        id=f"silence-of-{cut.num_samples}-samples",
+        duration=cut.duration,
+        sampling_rate=cut.sampling_rate,
+        feat_value=0.0,
+        num_samples=cut.num_samples,
+    )
+
+
+def _derange(keys: Sequence[tuple[int, str, str | None]], seed: int) -> list[int]:
+    """A permutation that gives no position a key with a member in common with its own.
+
+    A position in conflict swaps with a random one, such that both are right afterwards: positions already seen stay
+    right.
+    """
+    generator = np.random.default_rng(seed)
+    for _ in range(SHUFFLE_ATTEMPTS):
+        order = generator.permutation(len(keys)).tolist()
+        if all(_repair(position, order, keys, generator) for position in range(len(keys))):
+            return order
+    raise DataError(
+        "too few different audios to give every item another's",
+        value=len({key[1] for key in keys}),
+        expected="no audio or transcript in half of the items or more",
+        knob="mode",
+    )
+
+
+def _repair(
+    position: int, order: list[int], keys: Sequence[tuple[int, str, str | None]], generator: np.random.Generator
+) -> bool:
+    def clash(place: int, taken: int) -> bool:
+        return any(a is not None and a == b for a, b in zip(keys[place], keys[taken], strict=True))
+
+    if not clash(position, order[position]):
+        return True
+    for other in generator.permutation(len(keys)).tolist():
+        if not clash(position, order[other]) and not clash(other, order[position]):
+            order[position], order[other] = order[other], order[position]
+            return True
+    return False
