@@ -1,0 +1,85 @@
+"""Answers every row of a manifest with a trained model; see `python examples/generate_vtb.py --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+
+@app.command()
+def main(
+    model: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The model, a .nemo file.")],
+    manifest: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Rows to be answered, JSONL.")],
+    output: Annotated[Path, typer.Option(help="Where the rows with their predictions go, JSONL.")],
+    prompt: Annotated[
+        Optional[str],  # noqa: UP045 (Typer reads it at run time)
+        typer.Option(
+            help="What rows with audio_filepath are asked; default: transcription. Rows with messages ask themselves."
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer, in tokens.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most rows answered at once.")] = 16,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; auto takes a GPU where there is one.")] = "auto",
+) -> None:
+    r"""Answers every row of a manifest.
+
+    A row holds `audio_filepath` (relative to the manifest's folder, or absolute; with `offset` and `duration` in
+    seconds a part of the file), or `messages`, a conversation that ends with a user turn. The output has the same rows
+    in the same order, each with `prediction`, or with `"prediction": null` and `error`. What was done before a stop is
+    not done again.
+
+    Exit code: 0, or 1 if any row failed, or 2 if nothing could be done.
+
+    Example: with these two rows in `calls/in.jsonl`
+
+    ```
+    {"audio_filepath": "hello.wav"}
+    {"messages": [{"role": "user", "content": [
+      {"type": "audio", "audio": "fact.wav"}, {"type": "text", "text": "Where is Anna?"}]}]}
+    ```
+
+    (each on one line) this writes the words of `calls/hello.wav` and an answer to the question about `calls/fact.wav`:
+
+    ```
+    python examples/generate_vtb.py --model results/vtb_tiny/vtb_tiny.nemo \
+      --manifest calls/in.jsonl --output out.jsonl
+    ```
+    """
+    from vtblender_nemo.common.errors import VTBlenderError
+    from vtblender_nemo.evaluation.manifest import (
+        TRANSCRIPTION_PROMPT,
+        answer_manifest,
+        check_paths,
+        file_id,
+        read_manifest,
+    )
+    from vtblender_nemo.evaluation.runner import Decoding
+
+    try:
+        check_paths(manifest, output)
+        rows = read_manifest(manifest, prompt=TRANSCRIPTION_PROMPT if prompt is None else prompt)
+        decoding = Decoding(max_new_tokens=max_new_tokens, batch_size=batch_size)
+        written = answer_manifest(_load(model, device), rows, output, decoding=decoding, model_id=file_id(model))
+    except VTBlenderError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{output}: {written.rows} rows, {written.failed} of them failed", err=True)
+    raise typer.Exit(1 if written.failed else 0)
+
+
+def _load(path: Path, device: str):
+    import torch
+
+    from vtblender_nemo import VTBlenderModel
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return VTBlenderModel.restore_from(str(path), map_location=torch.device(device)).eval()
+
+
+if __name__ == "__main__":
+    app()
