@@ -1,0 +1,82 @@
+"""Speech from espeak-ng."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.synthesis.espeak import Voice, known_accents, known_variants, synthesize, synthesize_with_times
+
+TEXT = "On Monday the king bought two red apples."
+
+
+def test_speech_is_mono_float_at_the_rate_asked_for():
+    samples, rate = synthesize(TEXT, Voice("en-gb", "f2"))
+    assert rate == 16000
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert 1.0 < len(samples) / rate < 4.0
+    assert 0.1 < np.abs(samples).max() <= 1.0
+    slow, slow_rate = synthesize(TEXT, Voice("en-gb", "f2"), sample_rate=8000)
+    assert slow_rate == 8000
+    assert len(slow) == pytest.approx(len(samples) / 2, rel=0.02)
+
+
+def test_silence_is_trimmed_to_fixed_margins():
+    samples, rate = synthesize(TEXT, Voice())
+    loud = np.flatnonzero(np.abs(samples) > 1e-3)
+    assert loud[0] <= 0.05 * rate
+    assert len(samples) - 1 - loud[-1] <= 0.1 * rate
+
+
+def test_accent_variant_rate_and_pitch_change_the_speech():
+    base, rate = synthesize(TEXT, Voice("en-us", "m1", 170, 50))
+    faster, _ = synthesize(TEXT, Voice("en-us", "m1", 230, 50))
+    assert len(faster) < 0.9 * len(base)
+    others = [Voice("en-gb-scotland", "m1", 170, 50), Voice("en-us", "f3", 170, 50), Voice("en-us", "m1", 170, 80)]
+    for voice in others:
+        other, _ = synthesize(TEXT, voice)
+        length = min(len(base), len(other), rate)
+        assert np.corrcoef(base[:length], other[:length])[0, 1] < 0.9
+
+
+def test_words_have_times_in_order():
+    spoken = synthesize_with_times(TEXT, Voice("en-gb-x-rp", "m3"))
+    assert [time.word for time in spoken.words] == TEXT.rstrip(".").split()
+    starts = [time.start_secs for time in spoken.words]
+    assert starts == sorted(starts)
+    assert starts[0] < 0.1
+    assert starts[-1] < len(spoken.samples) / spoken.rate
+    alone, _ = synthesize("apples.", Voice("en-gb-x-rp", "m3"))
+    assert len(spoken.samples) / spoken.rate - starts[-1] == pytest.approx(len(alone) / 16000, abs=0.25)
+
+
+def test_words_of_other_scripts_keep_their_letters():
+    spoken = synthesize_with_times("Äpfel für Müller", Voice("de"))
+    assert [time.word for time in spoken.words] == ["Äpfel", "für", "Müller"]
+
+
+@pytest.mark.parametrize("text", ["", "  ", "...", "?!"])
+def test_a_text_without_words_is_refused(text):
+    with pytest.raises(DataError, match="nothing to speak"):
+        synthesize(text, Voice())
+
+
+@pytest.mark.parametrize(
+    ("voice", "message"),
+    [
+        (Voice("en-moon"), "en-gb-scotland"),
+        (Voice("en-us", "m99"), "m3"),
+        (Voice("en-us", "m1", rate_wpm=10), "80 to 450"),
+        (Voice("en-us", "m1", pitch=120), "0 to 99"),
+    ],
+)
+def test_an_unknown_voice_is_refused_with_what_is_known(voice, message):
+    with pytest.raises(ConfigError, match=message):
+        synthesize(TEXT, voice)
+
+
+def test_known_voices_can_be_listed():
+    assert {"en-us", "en-gb", "en-gb-scotland", "de", "es"} <= set(known_accents())
+    assert {"m1", "m7", "f5"} <= set(known_variants())

@@ -1,0 +1,176 @@
+"""Every knob of the tiny world; `conf/vtb_tiny.yaml` mirrors these defaults under `tiny:`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from vtblender_nemo.common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ContentConfig:
+    """What is said and asked.
+
+    Attributes:
+        spoken_facts: training facts that are spoken once each, for transcription, translation and speech QA.
+        speech_qa_rows: rows of the speech QA source.
+        mixed_rows: rows of the mixed-modal source.
+        text_chats: rows of the text-only source.
+        test_items: test items of every speech task.
+        text_test_items_per_skill: test items of every text skill.
+        validation_items: validation items of every task.
+    """
+
+    spoken_facts: int = 4500
+    speech_qa_rows: int = 6000
+    mixed_rows: int = 5000
+    text_chats: int = 4000
+    test_items: int = 500
+    text_test_items_per_skill: int = 50
+    validation_items: int = 48
+
+
+@dataclass(frozen=True)
+class VoicesConfig:
+    """Who speaks: espeak-ng's English accents and speaker variants.
+
+    Attributes:
+        accents: accents heard in training.
+        held_out_accents: accents of half of the test speech, heard in no training.
+        variants: speaker variants heard in training.
+        held_out_variants: variants of all test speech, heard in no training.
+        rate_wpm: slowest and fastest speech, in words a minute.
+        pitch: lowest and highest pitch, on espeak-ng's scale of 0 to 99.
+        processes: processes that synthesise side by side; their number changes the noise in the speech, as espeak-ng's
+            depends on what it said before.
+    """
+
+    accents: tuple[str, ...] = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-us-nyc")
+    held_out_accents: tuple[str, ...] = ("en-gb-x-gbcwmd",)
+    variants: tuple[str, ...] = ("m1", "m2", "m3", "m4", "m6", "m8", "f1", "f2", "f4", "f5")
+    held_out_variants: tuple[str, ...] = ("m5", "m7", "f3")
+    rate_wpm: tuple[int, int] = (165, 215)
+    pitch: tuple[int, int] = (30, 70)
+    processes: int = 2
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """The tiny Gemma and its training on text alone.
+
+    Attributes:
+        vocabulary: size of the tokenizer.
+        layers: decoder layers.
+        hidden: width of the embeddings.
+        heads: attention heads, each with its own keys and values.
+        feed_forward: inner width of the feed-forward parts.
+        init_std: spread of the initial weights; Gemma's usual 0.02 learns far slower at this width.
+        steps: optimiser steps.
+        tokens_per_batch: positions in a batch, padding included.
+        muon_lr: peak learning rate of the layers' matrices.
+        adamw_lr: peak learning rate of everything else.
+        prompt_loss_weight: weight of the user's tokens in the loss, beside 1 for the answers'.
+        decay_share: share of the steps, at the end, over which the learning rate falls.
+    """
+
+    vocabulary: int = 1700
+    layers: int = 4
+    hidden: int = 192
+    heads: int = 4
+    feed_forward: int = 512
+    init_std: float = 0.06
+    steps: int = 1300
+    tokens_per_batch: int = 2000
+    muon_lr: float = 1.5e-3
+    adamw_lr: float = 2e-3
+    prompt_loss_weight: float = 0.1
+    decay_share: float = 0.6
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The tiny Conformer and its training as a speech recogniser.
+
+    Attributes:
+        layers: Conformer layers.
+        width: d_model.
+        heads: attention heads.
+        conv_kernel: width of the convolutions, in frames of 80 ms.
+        subsampling_channels: channels of the 8x subsampling; it costs most of the time, so they are few.
+        steps: optimiser steps.
+        frames_per_batch: feature frames of 10 ms in a batch, padding included.
+        muon_lr: peak learning rate of the layers' matrices.
+        adamw_lr: peak learning rate of everything else.
+        decay_share: share of the steps, at the end, over which the learning rate falls.
+    """
+
+    layers: int = 4
+    width: int = 144
+    heads: int = 4
+    conv_kernel: int = 9
+    subsampling_channels: int = 16
+    steps: int = 1100
+    frames_per_batch: int = 12_000
+    muon_lr: float = 3e-3
+    adamw_lr: float = 3e-3
+    decay_share: float = 0.6
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """The whole tiny world.
+
+    Attributes:
+        seed: changes sentences, voices, weights and the order of training.
+        content: what is said and asked.
+        voices: who speaks.
+        llm: the language model.
+        encoder: the speech encoder.
+        checkpoint_secs: seconds between the checkpoints from which a stopped training continues.
+    """
+
+    seed: int = 0
+    content: ContentConfig = field(default_factory=ContentConfig)
+    voices: VoicesConfig = field(default_factory=VoicesConfig)
+    llm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    checkpoint_secs: float = 60.0
+
+    def __post_init__(self) -> None:
+        for kind in ("accents", "variants"):
+            both = set(getattr(self.voices, kind)) & set(getattr(self.voices, f"held_out_{kind}"))
+            if both:
+                raise ConfigError(
+                    f"{kind} are both trained on and held out",
+                    value=sorted(both),
+                    expected="each in one list",
+                    knob=f"tiny.voices.held_out_{kind}",
+                )
+
+
+T = TypeVar("T")
+
+
+def config_from(mapping: Mapping[str, Any]) -> TinyConfig:
+    """Fills the config from a mapping, such as the `tiny:` section of a YAML file; what is missing keeps its default.
+
+    Raises:
+        ConfigError: a key that the config does not have, or held-out voices that are trained on.
+    """
+    return _fill(mapping, TinyConfig, "tiny")
+
+
+def _fill(mapping: Mapping[str, Any], kind: type[T], prefix: str) -> T:
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in hints:
+            knob = f"{prefix}.{key}"
+            raise ConfigError(f"unknown key {knob}", expected=f"one of {', '.join(hints)}", knob=knob)
+        if is_dataclass(hints[key]):
+            values[key] = _fill(value, hints[key], f"{prefix}.{key}")
+        else:
+            values[key] = tuple(value) if isinstance(getattr(kind(), key), tuple) else value
+    return kind(**values)

@@ -1,0 +1,197 @@
+"""The two trainings of the tiny world as processes: `python -m vtblender_nemo.tiny.jobs llm|encoder
+FOLDER SCRATCH OUTPUT`.
+
+Each reads the config that `world.prepare` left in the world's folder, continues from its checkpoint if there is one,
+and leaves the finished model and a `result.json` behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import signal
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vtblender_nemo.tiny import encoder as encoding
+from vtblender_nemo.tiny import llm
+from vtblender_nemo.tiny.chats import Chat, ChatMaker
+from vtblender_nemo.tiny.config import TinyConfig, config_from
+from vtblender_nemo.tiny.optim import MuonAndAdamW, bf16_is_fast
+from vtblender_nemo.tiny.sources import hold_out_for
+from vtblender_nemo.tiny.stages import say
+from vtblender_nemo.tiny.training import train_steps
+
+CONFIG_NAME, RESULT_NAME, CHECKPOINT_NAME = "config.json", "result.json", "checkpoint.pt"
+_LLM_WEIGHT_DECAY, _ENCODER_WEIGHT_DECAY = 0.01, 0.001
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
+
+def language_model_chats(config: TinyConfig) -> Iterator[Chat]:
+    """All that the language model is ever trained on, in its order."""
+    return ChatMaker(hold_out_for(config), f"llm-{config.seed}").chats()
+
+
+def train_language_model(directory: Path, scratch: Path, output: Path) -> None:
+    """Trains the language model and writes it as a Hugging Face folder, with its accuracy on held-out text."""
+    from transformers import AutoTokenizer
+
+    config = read_config(directory)
+    torch.manual_seed(config.seed)
+    tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+    model = llm.make_model(config.llm, tokenizer).train()
+    chat_format = llm.chat_format_of(tokenizer)
+    batches = llm.text_batches(language_model_chats(config), chat_format, config.llm.tokens_per_batch, config.seed)
+    bf16 = bf16_is_fast()
+    loss = train_steps(
+        model,
+        MuonAndAdamW(model, config.llm.muon_lr, config.llm.adamw_lr, _LLM_WEIGHT_DECAY),
+        batches,
+        lambda batch: llm.text_loss(model, batch[0], batch[1], config.llm.prompt_loss_weight, bf16),
+        steps=config.llm.steps,
+        decay_share=config.llm.decay_share,
+        checkpoint=scratch / CHECKPOINT_NAME,
+        checkpoint_secs=config.checkpoint_secs,
+        say=say,
+    )
+    items = read_jsonl(directory / "content" / "tests" / "text.jsonl")
+    answers = llm.answer(model.eval(), chat_format, [llm.turns_of(item["messages"]) for item in items])
+    result = text_accuracy(items, answers)
+    say(f"accuracy on held-out text {result['accuracy']:.1f}")
+    llm.save_model(model, tokenizer, output)
+    result |= {"loss": loss, "parameters": sum(weights.numel() for weights in model.parameters())}
+    (scratch / RESULT_NAME).write_text(json.dumps(result))
+
+
+def text_accuracy(items: list[dict[str, Any]], answers: list[str]) -> dict[str, Any]:
+    """Exact match of answers in percent: over all items, and by skill."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for item, answer in zip(items, answers, strict=True):
+        right[item["custom"]["skill"]].append(answer == item["reference"])
+    by_skill = {skill: 100 * sum(hits) / len(hits) for skill, hits in right.items()}
+    return {"accuracy": 100 * sum(map(sum, right.values())) / len(items), "accuracy_by_skill": by_skill}
+
+
+def train_encoder(directory: Path, scratch: Path, output: Path) -> None:
+    """Trains the encoder through a CTC head and writes it as a Canary `.nemo`, with its WER on held-out speech."""
+    _quiet_nemo()
+    from nemo.collections.asr.modules import SpectrogramAugmentation
+    from transformers import AutoTokenizer
+
+    from vtblender_nemo.tiny.canary import build_canary
+
+    config = read_config(directory)
+    torch.manual_seed(config.seed)
+    canary = build_canary(config.encoder, _sentences(directory), _folder(scratch / "tokenizers"))
+    say("computing log-mel features")
+    clips = _read_clips(directory, scratch / "features.pt", canary.preprocessor)
+    train = [clip for split, clip, _ in clips if split == "train"]
+    units = encoding.CtcUnits(AutoTokenizer.from_pretrained(directory / "tokenizer"), [clip.text for clip in train])
+    model = encoding.CtcRecogniser(canary.encoder, units.blank, bf16_is_fast()).train()
+    augment = SpectrogramAugmentation(freq_masks=1, freq_width=10, time_masks=1, time_width=6)
+    loss = train_steps(
+        model,
+        MuonAndAdamW(model, config.encoder.muon_lr, config.encoder.adamw_lr, _ENCODER_WEIGHT_DECAY),
+        encoding.clip_batches(train, config.encoder.frames_per_batch, config.seed),
+        lambda batch: encoding.ctc_loss(model, units, [train[index] for index in batch[0]], batch[1], augment),
+        steps=config.encoder.steps,
+        decay_share=config.encoder.decay_share,
+        checkpoint=scratch / CHECKPOINT_NAME,
+        checkpoint_secs=config.checkpoint_secs,
+        say=say,
+    )
+    result = _recognition(model, units, [(clip, accent) for split, clip, accent in clips if split == "test"], config)
+    say(f"held-out WER {result['wer']:.1f}")
+    canary.eval().save_to(str(output))
+    result |= {"ctc_loss": loss, "parameters": sum(weights.numel() for weights in canary.encoder.parameters())}
+    (scratch / RESULT_NAME).write_text(json.dumps(result))
+
+
+def _recognition(
+    model: encoding.CtcRecogniser, units: encoding.CtcUnits, clips: list[tuple[encoding.Clip, str]], config: TinyConfig
+) -> dict[str, float]:
+    """WER over all test speech, and apart for accents that were heard in training and those that were not."""
+    made = encoding.transcribe(model, units, [clip for clip, _ in clips])
+    new_accent = [accent in config.voices.held_out_accents for _, accent in clips]
+    rates = {
+        "wer": [True] * len(clips),
+        "wer_new_accent": new_accent,
+        "wer_known_accent": [not new for new in new_accent],
+    }
+    return {
+        name: encoding.word_error_rate(
+            [clip.text for (clip, _), keep in zip(clips, kept, strict=True) if keep],
+            [text for text, keep in zip(made, kept, strict=True) if keep],
+        )
+        for name, kept in rates.items()
+        if any(kept)
+    }
+
+
+def _read_clips(directory: Path, cache: Path, preprocessor: torch.nn.Module) -> list[tuple[str, encoding.Clip, str]]:
+    """Split, features and accent of all training and test speech; the features are kept for a continued training."""
+    content = directory / "content"
+    rows = [row for row in read_jsonl(content / "utterances.jsonl") if not row["name"].startswith("validation")]
+    if cache.exists():
+        features = torch.load(cache, weights_only=True)
+    else:
+        features = encoding.log_mel(preprocessor, [content / row["file"] for row in rows])
+        torch.save(features, cache.with_suffix(".partial"))
+        cache.with_suffix(".partial").rename(cache)
+    return [
+        (row["name"].split("_")[0], encoding.Clip(feature, row["text"]), row["voice"]["accent"])
+        for row, feature in zip(rows, features, strict=True)
+    ]
+
+
+def _sentences(directory: Path) -> dict[str, list[str]]:
+    sources = directory / "content" / "sources"
+    return {
+        "en": [row["text"] for row in read_jsonl(sources / "asr.jsonl")],
+        "de": [row["translation"] for row in read_jsonl(sources / "ast_de.jsonl")],
+        "es": [row["translation"] for row in read_jsonl(sources / "ast_es.jsonl")],
+    }
+
+
+def read_config(directory: Path) -> TinyConfig:
+    """The config that `world.prepare` left in the world's folder."""
+    settings: Mapping[str, Any] = json.loads((directory / CONFIG_NAME).read_text())
+    return config_from(settings)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a file that this package wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _quiet_nemo() -> None:
+    warnings.filterwarnings("ignore")
+    from nemo.core.classes.common import typecheck
+    from nemo.utils import logging as nemo_logging
+
+    nemo_logging.setLevel(logging.ERROR)
+    typecheck.set_typecheck_enabled(False)  # it checks every call of every module
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    torch.set_num_threads(1)
+    {"llm": train_language_model, "encoder": train_encoder}[sys.argv[1]](*map(Path, sys.argv[2:5]))

@@ -1,0 +1,170 @@
+"""Makes the tiny world, or reuses what was made before.
+
+The world is a folder:
+
+    content/    speech/ (WAV, 16 kHz), sources/ and prompts.yaml (training), tests/, validation/, utterances.jsonl
+    tokenizer/  of the language model
+    llm/        the language model, a Hugging Face folder
+    encoder.nemo   a Canary whose encoder is trained and whose decoder is not
+    report.json
+
+Every part is made under another name and renamed when it is whole; beside it lies a note of the settings that it was
+made with.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vtblender_nemo.tiny.config import TinyConfig
+from vtblender_nemo.tiny.jobs import CONFIG_NAME, RESULT_NAME, language_model_chats, read_jsonl
+from vtblender_nemo.tiny.rows import PROMPTS, SOURCES, write_world
+from vtblender_nemo.tiny.sources import SPEECH_TASKS, plan_world
+from vtblender_nemo.tiny.speech import read_durations, write_plan
+from vtblender_nemo.tiny.stages import Stage, run_side_by_side
+
+_WORLD_VERSION = 2
+"""Raised when the code makes another world from the same settings, so that older worlds are not reused."""
+
+TEST_TASKS = (*SPEECH_TASKS, "text")
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """Where everything is.
+
+    Attributes:
+        directory: the world's folder.
+        llm_dir: the language model, a Hugging Face folder.
+        encoder_nemo: the encoder, a Canary `.nemo` with an untrained decoder.
+        sources: training files by source: text, asr, ast_de, ast_es, speech_qa, mixed.
+        prompts: the file of wordings of the tasks asr, ast_de, ast_es and speech_qa.
+        tests: test items by task.
+        validations: validation items by task.
+        report: what was made: seconds of every stage, accuracy of the language model, WER of the encoder.
+    """
+
+    directory: Path
+    llm_dir: Path
+    encoder_nemo: Path
+    sources: dict[str, Path]
+    prompts: Path
+    tests: dict[str, Path]
+    validations: dict[str, Path]
+    report: dict[str, Any]
+
+
+def prepare(config: TinyConfig, directory: Path, log: Callable[[str], None] = print) -> TinyWorld:
+    """Makes the world, stage by stage; what stands already is reused, and what was stopped continues.
+
+    Args:
+        config: every knob.
+        directory: the world's folder.
+        log: takes lines of progress.
+
+    Raises:
+        ConfigError: the config contradicts itself or names unknown voices.
+        StageError: a training process failed.
+    """
+    directory = Path(directory).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=1))
+    stages = _stages(config, directory)
+    report = {"content": _make_content(config, stages["content"], log)}
+    report["tokenizer"] = _make_tokenizer(config, stages["tokenizer"])
+    report |= _train(stages["llm"], stages["encoder"], directory, log)
+    (directory / "report.json").write_text(json.dumps(report, indent=1))
+    content = stages["content"].path
+    return TinyWorld(
+        directory,
+        stages["llm"].path,
+        stages["encoder"].path,
+        sources={name: content / file for name, file in SOURCES.items()},
+        prompts=content / PROMPTS,
+        tests={task: content / "tests" / f"{task}.jsonl" for task in TEST_TASKS},
+        validations={task: content / "validation" / f"{task}.jsonl" for task in TEST_TASKS},
+        report=report,
+    )
+
+
+def _stages(config: TinyConfig, directory: Path) -> dict[str, Stage]:
+    settings = asdict(config)
+    base = {"version": _WORLD_VERSION, "seed": config.seed}
+    content = {**base, "content": settings["content"], "voices": settings["voices"]}
+    tokenizer = {**content, "vocabulary": config.llm.vocabulary}
+    return {
+        "content": Stage(directory, "content", content),
+        "tokenizer": Stage(directory, "tokenizer", tokenizer),
+        "llm": Stage(directory, "llm", {**tokenizer, "llm": settings["llm"]}),
+        "encoder": Stage(directory, "encoder.nemo", {**tokenizer, "encoder": settings["encoder"]}),
+    }
+
+
+def _make_content(config: TinyConfig, stage: Stage, log: Callable[[str], None]) -> dict[str, Any]:
+    if (report := stage.made()) is not None:
+        log(f"content: reused, {report['utterances']} utterances")
+        return report
+    started = time.monotonic()
+    stage.begin()
+    plan = plan_world(config)
+    log(f"content: speaking {len(plan.utterances)} utterances")
+    stage.partial.mkdir()
+    write_plan(plan.utterances, stage.partial)
+    workers = config.voices.processes
+    module = "vtblender_nemo.tiny.speech"
+    jobs = {f"speech {n}": (module, str(stage.partial), str(n), str(workers)) for n in range(workers)}
+    run_side_by_side(jobs, stage.directory / "logs", log)
+    durations = read_durations(stage.partial, workers)
+    write_world(plan, durations, stage.partial)
+    report = {
+        "utterances": len(plan.utterances),
+        "training_hours": sum(secs for name, secs in durations.items() if name.startswith("train")) / 3600,
+        "test_hours": sum(secs for name, secs in durations.items() if name.startswith("test")) / 3600,
+        "seconds": time.monotonic() - started,
+    }
+    stage.finish(report)
+    log(f"content: {report['training_hours']:.1f} h of training speech in {report['seconds']:.0f} s")
+    return report
+
+
+def _make_tokenizer(config: TinyConfig, stage: Stage) -> dict[str, Any]:
+    if (report := stage.made()) is not None:
+        return report
+    from vtblender_nemo.tiny.llm import make_tokenizer
+
+    started = time.monotonic()
+    stage.begin()
+    tokenizer = make_tokenizer(language_model_chats(config), config.llm.vocabulary)
+    tokenizer.save_pretrained(stage.partial)
+    report = {"vocabulary": len(tokenizer), "seconds": time.monotonic() - started}
+    stage.finish(report)
+    return report
+
+
+def _train(llm: Stage, encoder: Stage, directory: Path, log: Callable[[str], None]) -> dict[str, Any]:
+    """Both trainings side by side, one thread each; either alone if the other stands already."""
+    titles = {"language model": ("llm", llm), "speech encoder": ("encoder", encoder)}
+    missing = {title: stage for title, (_, stage) in titles.items() if stage.made() is None}
+    for title in titles.keys() - missing.keys():
+        log(f"{title}: reused")
+    for stage in missing.values():
+        stage.begin()
+    jobs = {
+        title: ("vtblender_nemo.tiny.jobs", titles[title][0], str(directory), str(stage.scratch), str(stage.partial))
+        for title, stage in missing.items()
+    }
+    secs = run_side_by_side(jobs, directory / "logs", log) if jobs else {}
+    for title, stage in missing.items():
+        result: Mapping[str, Any] = json.loads((stage.scratch / RESULT_NAME).read_text())
+        stage.finish({**result, "seconds": secs[title]})
+    return {name: stage.made() for name, stage in titles.values()}
+
+
+def world_rows(world: TinyWorld) -> dict[str, list[dict[str, Any]]]:
+    """All training rows by source."""
+    return {name: read_jsonl(path) for name, path in world.sources.items()}
