@@ -26,8 +26,9 @@ from vtblender_nemo.data.sources import Source, make_source
 if TYPE_CHECKING:
     from lhotse import CutSet
 
-# A source is given up after so many rejected rows in a row, or after a whole pass over it if that is shorter.
-MAX_REJECTED = 20_000
+# A source is given up after so many rejected rows in a row: some passes over it, but bounded for long ones. One pass
+# would not do, as a usable row can stand first in one pass and last in the next, or be another rank's.
+MIN_REJECTED, PASSES_REJECTED, MAX_REJECTED = 1_000, 4, 20_000
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ class Blend:
         number = bisect_right(self._cumulative, unit(self._key, self.rank, self._draws) * self._cumulative[-1])
         self._draws += 1
         source = self.sources[number]
-        for _ in range(min(len(source), MAX_REJECTED)):
+        for _ in range(_patience(source)):
             position = self._positions[number]
             self._positions[number] += self.world_size
             example = self._try(number, position)
@@ -367,9 +368,13 @@ class Blend:
             f"source {source.name} gave nothing but rejected rows"
             + (f"; the last: {last.path}:{last.line}: {last.reason}" if last else ""),
             value=counts,
-            expected=f"a usable row among {min(len(source), MAX_REJECTED)}",
+            expected=f"a usable row among {_patience(source)} tries",
             knob=", ".join(f"data.train_ds.{knob}" for knob in counts),
         )
+
+
+def _patience(source: Source) -> int:
+    return min(max(PASSES_REJECTED * len(source), MIN_REJECTED), MAX_REJECTED)
 
 
 class _Stream:

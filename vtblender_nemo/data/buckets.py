@@ -31,8 +31,6 @@ class Planner(Protocol):
 
     def weights(self) -> dict[str, float]: ...
 
-    def rows(self) -> dict[str, int]: ...
-
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -96,10 +94,6 @@ class BucketPlanner:
     def weights(self) -> dict[str, float]:
         """Every source's probability for a row."""
         return {s.name: p for s, p in zip(self.blend.sources, self.blend.probabilities, strict=True)}
-
-    def rows(self) -> dict[str, int]:
-        """Every source's number of rows."""
-        return {source.name: len(source) for source in self.blend.sources}
 
     def state_dict(self) -> dict[str, Any]:
         """The blend's state, the bins, and where the rows of open micro-batches stand."""
@@ -180,10 +174,6 @@ class RoundRobinPlanner:
             for name, share in self._shares.items()
             for source, probability in self._planners[name].weights().items()
         }
-
-    def rows(self) -> dict[str, int]:
-        """Every source's number of rows."""
-        return {name: rows for planner in self._planners.values() for name, rows in planner.rows().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The step, and every planner's state."""

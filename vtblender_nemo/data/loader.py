@@ -86,7 +86,7 @@ class BlendDataModule(LightningDataModule):
         if config is None:
             return []
         return [
-            ValidationLoader(name, config, self._encoder, skipped_path=_tagged(self._skipped_path, name))
+            ValidationLoader(name, config, self._encoder, skipped_path=_own_file(self._skipped_path, name))
             for name in config.sets
         ]
 
@@ -129,7 +129,6 @@ class BlendDataModule(LightningDataModule):
             self._loader.load_state(self._resumed)
 
     def _make_loader(self, config: TrainConfig) -> TrainLoader:
-        rank, _ = _rank()
         collator = Collator(
             self._encoder.chat_format.audio_locator_id,
             self._encoder.sampling_rate,
@@ -139,7 +138,7 @@ class BlendDataModule(LightningDataModule):
         return TrainLoader(
             _make_planner(config, self._encoder),
             collator,
-            SkipLog(_tagged(self._skipped_path, f"rank{rank}" if rank else ""), keep=self._resumed is not None),
+            SkipLog(_own_file(self._skipped_path), keep=self._resumed is not None),
             num_workers=config.num_workers,
             stop_at_bad_row=config.on_bad_row == "error",
         )
@@ -265,5 +264,8 @@ def _rank() -> tuple[int, int]:
     return 0, 1
 
 
-def _tagged(path: Path | None, tag: str) -> Path | None:
-    return path if path is None or not tag else path.with_name(f"{path.stem}.{tag}{path.suffix}")
+def _own_file(path: Path | None, *tags: str) -> Path | None:
+    """The path with tags before its suffix; ranks after the first add theirs."""
+    rank, _ = _rank()
+    tags = (*tags, f"rank{rank}") if rank else tags
+    return path if path is None else path.with_name(".".join([path.stem, *tags]) + path.suffix)

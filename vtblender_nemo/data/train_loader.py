@@ -21,8 +21,8 @@ from vtblender_nemo.data.skips import SkipLog
 # Lightning's fetcher reads one batch ahead of a loader without a length, which would put every saved state one batch
 # late.
 ENDLESS = 10**9
-# A source is given up after so many audios in a row that cannot be decoded, or after all its rows if they are fewer.
-MAX_UNDECODED = 1000
+# A source is given up after so many rows in a row that cannot be decoded.
+MAX_UNDECODED = 200
 
 Plan = list[tuple[Conversation, PromptIds]]
 Decoded = tuple[Batch | None, dict[int, DataError]]
@@ -167,7 +167,7 @@ class TrainLoader:
         name = row.conversation.source
         self.skip_log.add([self._planner.skip(row, "on_bad_row", reason_of(error))])
         self._undecoded[name] += 1
-        if self._undecoded[name] >= min(self._planner.rows()[name], MAX_UNDECODED):
+        if self._undecoded[name] >= MAX_UNDECODED:
             raise AudioError(
                 f"source {name} gave nothing but audio that cannot be decoded",
                 value=f"{self._undecoded[name]} in a row; the last: {error}",
