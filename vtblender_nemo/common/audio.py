@@ -41,7 +41,7 @@ def cut_span(cut: Cut, offset_secs: float, duration_secs: float | None, path: st
     """The part of `cut` that starts at `offset_secs` and lasts `duration_secs` (default: to its end)."""
     tolerance = 0.02  # manifests round durations
     end = cut.duration if duration_secs is None else offset_secs + duration_secs
-    if offset_secs < 0 or end > cut.duration + tolerance or end - offset_secs < SHORTEST_SECS:
+    if not (0 <= offset_secs and end <= cut.duration + tolerance and end - offset_secs >= SHORTEST_SECS):  # NaN too
         raise AudioError(
             "the part asked for does not lie in the audio",
             path=path,

@@ -177,14 +177,21 @@ def _parts(content: Sequence[Message], base_dir: Path | None) -> Iterator[Text |
 
 
 def _cut(part: Message, base_dir: Path | None) -> Cut:
-    from vtblender_nemo.common.audio import cut_from_array, cut_from_file
+    from lhotse.cut import Cut
 
-    audio = part["audio"]
+    from vtblender_nemo.common.audio import cut_from_array, cut_from_file, cut_span
+
+    audio, offset, duration = part["audio"], part.get("offset") or 0.0, part.get("duration")
+    for name, value in (("offset", offset), ("duration", duration)):
+        if value is not None and not isinstance(value, int | float):
+            raise DataError(f"{name} of an audio is no number", value=value, expected="seconds")
     if isinstance(audio, str | Path):
         path = Path(audio) if base_dir is None else base_dir / audio
-        return cut_from_file(path, offset_secs=part.get("offset", 0.0), duration_secs=part.get("duration"))
+        return cut_from_file(path, offset_secs=offset, duration_secs=duration)
     if isinstance(audio, np.ndarray) or hasattr(audio, "numpy"):
         if "sampling_rate" not in part:
             raise DataError("audio array without its rate", expected='"sampling_rate" in Hz beside "audio"')
-        return cut_from_array(np.asarray(audio), part["sampling_rate"])
-    return audio
+        audio = cut_from_array(np.asarray(audio), part["sampling_rate"])
+    if not isinstance(audio, Cut):
+        raise DataError("audio is neither a path nor samples", value=audio, expected="a path, an array or a Lhotse cut")
+    return audio if offset == 0 and duration is None else cut_span(audio, offset, duration, audio.id)
