@@ -318,13 +318,25 @@ def test_validation_limits(corpus):
         ({"batch_size": 0}, "out of range.*batch_size"),
         ({"fusion": "zip"}, "unknown choice; found 'zip'; expected one of rows, randomized_round_robin"),
         ({"on_bad_row": "ignore"}, "unknown choice.*skip, error"),
-        ({"fusion": "randomized_round_robin", "samplers": {"a": {}}}, "do not match.*sampler_weights"),
+        (
+            {"fusion": "randomized_round_robin", "input_cfg": None, "samplers": {"a": {}}},
+            "do not match.*sampler_weights",
+        ),
+        ({"fusion": "randomized_round_robin"}, "input_cfg beside samplers.*fusion: rows.*data.train_ds.fusion"),
+        ({"batch_tokens": None, "batch_size": 2, "quadratic_length": 9}, "no effect.*quadratic_length"),
+        ({"input_cfg": "???"}, "no sources; found '...'.*data.train_ds.input_cfg"),
         ({"input_cfg": None}, "no sources.*data.train_ds.input_cfg"),
     ],
 )
 def test_configuration_mistakes_name_their_key(corpus, keys, message):
     with pytest.raises(ConfigError, match=message):
         module(train_ds(corpus, **keys)).train_dataloader()
+
+
+def test_loading_leaves_the_random_numbers_of_training_alone(corpus):
+    before = torch.get_rng_state()
+    take(module(train_ds(corpus, num_workers=2)), 2)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_missing_sections(corpus):

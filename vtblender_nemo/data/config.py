@@ -84,6 +84,13 @@ class BatchConfig:
                 expected="a positive number",
                 knob=f"{place}.batch_tokens or {place}.batch_size",
             )
+        if self.quadratic_length is not None and self.batch_tokens is None:
+            raise ConfigError(
+                "quadratic_length without batch_tokens has no effect",
+                value=self.quadratic_length,
+                expected="a budget that it is counted against, or none",
+                knob=f"{place}.quadratic_length",
+            )
         for name in ("batch_tokens", "batch_size", "quadratic_length", "num_buckets", "buffer_size"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -138,6 +145,13 @@ class TrainConfig(BatchConfig):
                 )
         if self.fusion == "rows":
             super().check(place)
+        elif self.input_cfg is not None:
+            raise ConfigError(
+                "input_cfg beside samplers would not be read",
+                value=self.fusion,
+                expected="input_cfg inside each of samplers, or fusion: rows",
+                knob=f"{place}.fusion",
+            )
         elif not self.samplers or set(self.samplers) != set(self.sampler_weights):
             raise ConfigError(
                 "samplers and their weights do not match",
@@ -212,7 +226,7 @@ def read_input_cfg(value: Any, place: str) -> list[dict[str, Any]]:
         ConfigError: missing, empty or of another shape.
     """
     value = plain(value)
-    if isinstance(value, str | Path):
+    if isinstance(value, str | Path) and value != "???":  # OmegaConf's mark of a value to be set
         path = Path(value)
         if not path.is_file():
             raise ConfigError("file of sources is missing", path=path, knob=place)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vtblender_nemo.common.batch import Batch
@@ -60,6 +61,10 @@ class _Decode(Dataset[Decoded]):
         return self._collator([conversation for conversation, _ in plan], [prompt for _, prompt in plan])
 
 
+def _as_it_is(decoded: Decoded) -> Decoded:
+    return decoded
+
+
 class TrainLoader:
     """Micro-batches without end.
 
@@ -102,6 +107,8 @@ class TrainLoader:
             sampler=_Plans(self._planner, in_flight),
             batch_size=None,
             num_workers=self._num_workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # or it would draw from the generator that dropout draws from
         )
         for batch, errors in loader:
             self._hand_out(in_flight.popleft(), batch, errors)

@@ -1,0 +1,48 @@
+"""Two real processes: every rank's state is in the checkpoint, and each goes on with its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, write_jsonl
+from vtblender_nemo.data.loader import BlendDataModule
+
+WORLD = 2
+
+
+def _module(folder: Path) -> BlendDataModule:
+    entry = {"type": "text_chat", "manifest_filepath": str(folder / "c.jsonl")}
+    train = {"input_cfg": [entry], "batch_size": 3, "num_buckets": 2, "buffer_size": 20}
+    return BlendDataModule({"train_ds": train}, make_encoder().chat_format, FRAME_SECS, RATE, folder / "skipped.jsonl")
+
+
+def _rank_main(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    data = _module(folder)
+    begun = [batch.ids for batch in itertools.islice(data.train_dataloader(), 4)]
+    state = data.state_dict()
+    rest = [batch.ids for batch in itertools.islice(data.train_dataloader(), 3)]
+    resumed = _module(folder)
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    again = [batch.ids for batch in itertools.islice(resumed.train_dataloader(), 3)]
+    found = {"states": len(state["ranks"]), "begun": begun, "rest": rest, "again": again}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_read_apart_and_resume_each_its_own(tmp_path):
+    write_jsonl(tmp_path / "c.jsonl", [*chat_rows(60, words=9), "no json"])
+    mp.spawn(_rank_main, args=(tmp_path,), nprocs=WORLD)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD)]
+    for found in ranks:
+        assert found["states"] == WORLD
+        assert found["again"] == found["rest"]
+    ids = [id for found in ranks for batch in found["begun"] + found["rest"] for id in batch]
+    assert len(ids) == len(set(ids)) == WORLD * 7 * 3
