@@ -6,10 +6,12 @@ Shapes: B conversations, T positions, H hidden, V vocabulary, N rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
@@ -52,7 +54,7 @@ class TransformersLLM(nn.Module):
     @property
     def causal_lm(self) -> PreTrainedModel:
         """The Hugging Face model; LoRA layers, where there are any, stand inside it."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
     def hidden_size(self) -> int:
@@ -104,9 +106,19 @@ class TransformersLLM(nn.Module):
         """
         settings = {"do_sample": False, **sampling}
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0], use_cache=True, **settings
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(stop_ids),
+            pad_token_id=stop_ids[0],
+            use_cache=True,
+            **settings,
         )
         return self.causal_lm.generate(inputs_embeds=embeds, attention_mask=mask.long(), generation_config=config)
+
+    @contextmanager
+    def without_lora(self) -> Iterator[None]:
+        """The pretrained model itself, as long as the context lasts."""
+        with self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext():
+            yield
 
     def fingerprint(self) -> str:
         """SHA-256 over names, types, shapes and bytes of the model's own weights, LoRA left out."""
@@ -145,22 +157,34 @@ def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
     """A Hugging Face config from its dictionary, of a model type that transformers itself knows."""
     model_type = values.get("model_type")
     if model_type not in CONFIG_MAPPING:
-        raise ModelFileError("unknown LLM type in the model file", value=model_type, expected="a type known to transformers")
+        raise ModelFileError(
+            "unknown LLM type in the model file", value=model_type, expected="a type known to transformers"
+        )
     return CONFIG_MAPPING[model_type].from_dict(dict(values))
 
 
-def build_llm(config: PretrainedConfig, dtype: str) -> PreTrainedModel:
+def build_llm(config: PretrainedConfig, dtype: str, *, attention: str | None = None) -> PreTrainedModel:
     """An LLM with random weights, to be overwritten or for measuring."""
-    return AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype), trust_remote_code=False)
+    return AutoModelForCausalLM.from_config(
+        config, dtype=torch_dtype(dtype), trust_remote_code=False, attn_implementation=attention
+    )
 
 
-def load_llm(name_or_path: str, config: PretrainedConfig, dtype: str, *, quantization: str | None = None) -> PreTrainedModel:
+def load_llm(
+    name_or_path: str,
+    config: PretrainedConfig,
+    dtype: str,
+    *,
+    attention: str | None = None,
+    quantization: str | None = None,
+) -> PreTrainedModel:
     """Pretrained weights from a folder or the hub.
 
     Args:
         name_or_path: folder or hub name.
         config: from `llm_config`.
         dtype: "float32" or "bfloat16".
+        attention: transformers' `attn_implementation`, as "sdpa" or "flash_attention_2"; None leaves the choice to it.
         quantization: None, or "4bit" for an NF4 base by bitsandbytes (CUDA only).
 
     Raises:
@@ -170,7 +194,12 @@ def load_llm(name_or_path: str, config: PretrainedConfig, dtype: str, *, quantiz
     extra = {} if quantization is None else {"quantization_config": _quantization(quantization), "device_map": {"": 0}}
     try:
         return AutoModelForCausalLM.from_pretrained(
-            name_or_path, config=config, dtype=torch_dtype(dtype), trust_remote_code=False, **extra
+            name_or_path,
+            config=config,
+            dtype=torch_dtype(dtype),
+            trust_remote_code=False,
+            attn_implementation=attention,
+            **extra,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(name_or_path, error) from error
@@ -178,7 +207,9 @@ def load_llm(name_or_path: str, config: PretrainedConfig, dtype: str, *, quantiz
 
 def torch_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
-        raise ConfigError("unknown type of weights", value=name, expected=f"one of {', '.join(DTYPES)}", knob="model.llm_dtype")
+        raise ConfigError(
+            "unknown type of weights", value=name, expected=f"one of {', '.join(DTYPES)}", knob="model.llm_dtype"
+        )
     return DTYPES[name]
 
 
@@ -190,11 +221,16 @@ def _quantization(kind: str) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("4-bit weights need bitsandbytes", knob='pip install "vtblender_nemo[quant]"') from error
+        raise MissingDependencyError(
+            "4-bit weights need bitsandbytes", knob='pip install "vtblender_nemo[quant]"'
+        ) from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_use_double_quant=True
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_use_double_quant=True,
     )
 
 
@@ -213,13 +249,13 @@ def _head(causal_lm: PreTrainedModel, rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _check_head(causal_lm: PreTrainedModel) -> None:
-    """One token through the model: an LLM that makes its logits in a way unknown here must not be trained on wrong ones."""
+    """Some tokens through the model: an LLM that makes its logits in a way unknown here must not be trained on wrong ones."""
     embedding = causal_lm.get_input_embeddings().weight
     if embedding.is_meta:
         return
     was_training = causal_lm.training
     causal_lm.eval()
-    ids = torch.zeros(1, 1, dtype=torch.long, device=embedding.device)
+    ids = torch.arange(1, 9, device=embedding.device)[None]  # 0 is often the padding, whose embedding may be all zeros
     wanted = causal_lm(input_ids=ids, use_cache=False).logits[0]
     found = _head(causal_lm, causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
     causal_lm.train(was_training)

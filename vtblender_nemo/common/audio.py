@@ -41,7 +41,7 @@ def cut_span(cut: Cut, offset_secs: float, duration_secs: float | None, path: st
     """The part of `cut` that starts at `offset_secs` and lasts `duration_secs` (default: to its end)."""
     tolerance = 0.02  # manifests round durations
     end = cut.duration if duration_secs is None else offset_secs + duration_secs
-    if not (0 <= offset_secs and end <= cut.duration + tolerance and end - offset_secs >= SHORTEST_SECS):  # NaN too
+    if not (offset_secs >= 0 and end <= cut.duration + tolerance and end - offset_secs >= SHORTEST_SECS):  # NaN too
         raise AudioError(
             "the part asked for does not lie in the audio",
             path=path,
@@ -63,6 +63,7 @@ def cut_from_array(samples: np.ndarray, sampling_rate: int, *, id: str = "array"
     Args:
         samples: float or int16, (S,) or (channels, S); two-dimensional arrays with more rows than columns are refused.
         sampling_rate: Hz.
+        id: of the cut, for errors.
 
     Raises:
         AudioError: wrong shape, no samples, or values that are not finite.

@@ -43,7 +43,9 @@ class Batch:
         return replace(self, **moved)
 
 
-def pad_right(rows: list[np.ndarray], *, multiple_of: int = 1, dtype: np.dtype | type = np.float32) -> tuple[Tensor, Tensor]:
+def pad_right(
+    rows: list[np.ndarray], *, multiple_of: int = 1, dtype: np.dtype | type = np.float32
+) -> tuple[Tensor, Tensor]:
     """Stacks rows of different lengths.
 
     Args:

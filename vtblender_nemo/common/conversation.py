@@ -36,9 +36,6 @@ class Audio:
         return self.cut.duration
 
 
-
-
-
 @dataclass(frozen=True)
 class Turn:
     """What one speaker says at once: text and audio in any order."""
@@ -111,7 +108,9 @@ def check_turns(turns: Sequence[Turn], *, answered: bool) -> None:
         if not any(isinstance(part, Audio) or part.text.strip() for part in turn.parts):
             raise DataError("empty turn", value=turn.role, expected="text or audio in every turn")
         if turn.role != "user" and turn.audios:
-            raise DataError("audio in a turn that is not the user's", value=turn.role, expected="audio in user turns only")
+            raise DataError(
+                "audio in a turn that is not the user's", value=turn.role, expected="audio in user turns only"
+            )
     last, wanted = turns[-1].role, "assistant" if answered else "user"
     if last != wanted:
         raise DataError("the last turn has the wrong role", value=last, expected=wanted)
@@ -172,7 +171,9 @@ def _parts(content: Sequence[Message], base_dir: Path | None) -> Iterator[Text |
             yield Audio(_cut(part, base_dir))
         else:
             raise DataError(
-                "unknown part of a message", value=part, expected='{"type": "text", "text": ...} or {"type": "audio", "audio": ...}'
+                "unknown part of a message",
+                value=part,
+                expected='{"type": "text", "text": ...} or {"type": "audio", "audio": ...}',
             )
 
 

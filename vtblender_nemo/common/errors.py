@@ -71,5 +71,5 @@ class ModelFileError(VTBlenderError):
     """A model file or checkpoint is not what it should be, or is not safe to load."""
 
 
-class MissingDependencyError(VTBlenderError, ImportError):
+class MissingDependencyError(VTBlenderError):
     """An optional package is needed; the message names the extra that installs it."""

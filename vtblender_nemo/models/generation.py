@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message, from_messages
 from vtblender_nemo.common.errors import DataError
-from vtblender_nemo.data.collate import collate
+from vtblender_nemo.data.collate import Collator
 from vtblender_nemo.models.speech_llm import SpeechLLM
 
 
@@ -26,6 +27,21 @@ def as_conversations(conversations: Sequence[Conversation | Sequence[Message]]) 
         chat if isinstance(chat, Conversation) else from_messages(chat, id=str(number))
         for number, chat in enumerate(conversations)
     ]
+
+
+def collate(conversations: Sequence[Conversation], chat_format: ChatFormat, sampling_rate: int) -> Batch:
+    """Conversations as one batch, all of them.
+
+    Raises:
+        DataError: turns in a wrong order.
+        AudioError: an audio that cannot be decoded.
+    """
+    prompts = [chat_format.encode(conversation.turns) for conversation in conversations]
+    batch, errors = Collator(chat_format.audio_locator_id, sampling_rate)(conversations, prompts)
+    for error in errors.values():
+        raise error
+    assert batch is not None, "without errors nothing was left out"
+    return batch
 
 
 @torch.inference_mode()

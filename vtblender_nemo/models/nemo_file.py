@@ -60,10 +60,14 @@ def check_archive(path: str | Path) -> dict[str, Any]:
         for name, member in members.items():
             outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
             if outside or not (member.isreg() or member.isdir()):
-                raise ModelFileError("unsafe member in the archive", path=path, value=name, expected="plain files inside it")
+                raise ModelFileError(
+                    "unsafe member in the archive", path=path, value=name, expected="plain files inside it"
+                )
         for wanted in (CONFIG_FILE, WEIGHTS_FILE):
             if wanted not in members:
-                raise ModelFileError(f"the archive holds no {wanted}", path=path, expected="a .nemo file of a VTBlender")
+                raise ModelFileError(
+                    f"the archive holds no {wanted}", path=path, expected="a .nemo file of a VTBlender"
+                )
         content = archive.extractfile(members[CONFIG_FILE])
         assert content is not None, "a regular member has content"
         config = _read_config(path, content.read())
@@ -95,7 +99,7 @@ def restore_state_kept() -> Iterator[None]:
 @contextmanager
 def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
     try:
-        archive = tarfile.open(path, "r:*")
+        archive = tarfile.open(path, "r:*")  # noqa: SIM115 (closed below, once opening has gone well)
     except (tarfile.TarError, OSError) as error:
         raise ModelFileError(f"not a .nemo archive ({error})", path=path, expected="a tar file") from error
     with archive:

@@ -9,10 +9,12 @@ from omegaconf import DictConfig
 
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation
-from vtblender_nemo.data.collate import collate
 from vtblender_nemo.evaluation.metrics import compute
-from vtblender_nemo.models.generation import answer
+from vtblender_nemo.models.generation import answer, collate
 from vtblender_nemo.models.speech_llm import SpeechLLM
+
+ERROR_RATES = frozenset({"wer"})
+"""Metrics of which less is better."""
 
 
 class ValidationRun:
@@ -29,27 +31,31 @@ class ValidationRun:
         self._answers: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
     @torch.inference_mode()
-    def add(self, model: SpeechLLM, chat_format: ChatFormat, conversations: list[Conversation]) -> None:
-        """Scores conversations that end with the reference answer."""
+    def add(self, name: str, model: SpeechLLM, chat_format: ChatFormat, conversations: list[Conversation]) -> None:
+        """Scores conversations of the set `name`, which end with the reference answer."""
         loss = model(collate(conversations, chat_format, model.perception.sampling_rate).to(model.llm.device))
-        for number, nll in zip(loss.conversation.tolist(), loss.nll.tolist(), strict=True):
-            self._nll[conversations[number].source] += nll
-            self._targets[conversations[number].source] += 1
+        self._nll[name] += float(loss.sum)
+        self._targets[name] += loss.targets
         prompts = [Conversation(c.id, c.turns[:-1], c.source) for c in conversations]
         answers = answer(model, chat_format, prompts, max_new_tokens=self._cfg.max_new_tokens)
         for conversation, text in zip(conversations, answers, strict=True):
-            self._answers[conversation.source].append((text, conversation.reference))
+            self._answers[name].append((text, conversation.reference))
 
     def scores(self) -> dict[str, float]:
-        """`val_loss`, `val_loss/SET` and `val/SET.METRIC`, over all ranks."""
+        """`val_loss`, `val_loss/SET`, `val/SET.METRIC` over all ranks, and `val_score`: the mean over sets, higher is better."""
         nll, targets, answers = _over_ranks((dict(self._nll), dict(self._targets), dict(self._answers)))
         found = {f"val_loss/{name}": nll[name] / targets[name] for name in sorted(nll)}
         if found:
             found = {"val_loss": sum(nll.values()) / sum(targets.values()), **found}
+        better: list[float] = []
         for name in sorted(answers):
             metric = self._cfg.metrics.get(name, self._cfg.default_metric)
             predictions, references = zip(*answers[name], strict=True)
-            found[f"val/{name}.{metric}"] = compute(metric, predictions, references).value
+            value = compute(metric, predictions, references).value
+            found[f"val/{name}.{metric}"] = value
+            better.append(max(0.0, 100.0 - value) if metric in ERROR_RATES else value)
+        if better:
+            found["val_score"] = sum(better) / len(better)
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -43,7 +42,9 @@ class VTBlenderModel(ModelPT):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
         super().__init__(cfg=cfg, trainer=trainer)
-        self.strict_loading = False  # Lightning checkpoints leave the frozen LLM out; `load_state_dict` is strict itself
+        self.strict_loading = (
+            False  # Lightning checkpoints leave the frozen LLM out; `load_state_dict` is strict itself
+        )
         restoring = self._is_model_being_restored()
         self._tokenizer_dir = tempfile.TemporaryDirectory(prefix="vtblender_tokenizer_")
         self.chat_format = ChatFormat(self._load_tokenizer(restoring), self.cfg.audio_locator_tag)
@@ -179,7 +180,8 @@ class VTBlenderModel(ModelPT):
 
     def validation_step(self, batch: list[Conversation], batch_idx: int, dataloader_idx: int = 0) -> None:
         assert self._validation is not None, "Lightning starts the epoch first"
-        self._validation.add(self.speech_llm, self.chat_format, batch)
+        name = self.trainer.datamodule.validation_names[dataloader_idx]
+        self._validation.add(name, self.speech_llm, self.chat_format, batch)
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> None:
         assert self._validation is not None, "Lightning starts the epoch first"
@@ -211,7 +213,7 @@ class VTBlenderModel(ModelPT):
         with self._without_llm(not keep):
             super().save_to(str(unfinished))
         if unfinished.exists():  # only rank 0 writes
-            os.replace(unfinished, target)
+            unfinished.replace(target)
 
     @classmethod
     def restore_from(cls, restore_path: str | Path, *args: Any, **kwargs: Any) -> Any:
@@ -284,7 +286,9 @@ class VTBlenderModel(ModelPT):
         folder = Path(self._tokenizer_dir.name)
         if restoring:
             for key, name in self.cfg.tokenizer.names.items():
-                shutil.copy(self.register_artifact(f"tokenizer.files.{key}", self.cfg.tokenizer.files[key]), folder / name)
+                shutil.copy(
+                    self.register_artifact(f"tokenizer.files.{key}", self.cfg.tokenizer.files[key]), folder / name
+                )
         else:
             source = AutoTokenizer.from_pretrained(self.cfg.pretrained_llm, trust_remote_code=False)
             source.save_pretrained(folder)
@@ -294,7 +298,7 @@ class VTBlenderModel(ModelPT):
     def _register_tokenizer_files(self, folder: Path) -> None:
         names = {path.name.replace(".", "_"): path.name for path in sorted(folder.iterdir()) if path.is_file()}
         with open_dict(self.cfg):
-            self.cfg.tokenizer = {"names": names, "files": {key: None for key in names}}
+            self.cfg.tokenizer = {"names": names, "files": dict.fromkeys(names)}
         for key, name in names.items():
             self.register_artifact(f"tokenizer.files.{key}", str(folder / name))
 
@@ -308,9 +312,15 @@ class VTBlenderModel(ModelPT):
             with open_dict(cfg):
                 cfg.llm_config = config.to_diff_dict()
         if inside or not cfg.get("pretrained_weights", True):
-            causal_lm = build_llm(config, cfg.llm_dtype)
+            causal_lm = build_llm(config, cfg.llm_dtype, attention=cfg.get("llm_attention"))
         else:
-            causal_lm = load_llm(cfg.pretrained_llm, config, cfg.llm_dtype, quantization=cfg.get("quantization"))
+            causal_lm = load_llm(
+                cfg.pretrained_llm,
+                config,
+                cfg.llm_dtype,
+                attention=cfg.get("llm_attention"),
+                quantization=cfg.get("quantization"),
+            )
         lora = OmegaConf.to_container(cfg.lora, resolve=True) if cfg.get("lora") else None
         llm = TransformersLLM(causal_lm, lora=lora, trainable=cfg.get("train_llm", False))
         if restoring and not inside:
@@ -348,5 +358,3 @@ def _part_of(name: str) -> str:
     if name.startswith("perception.encoder"):
         return "encoder"
     return "modality_adapter" if name.startswith("perception.modality_adapter") else "projection"
-
-

@@ -11,10 +11,13 @@ import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.modules import ConformerEncoder
 from nemo.collections.speechlm2.modules import AudioPerceptionModule
+from nemo.core.classes.common import typecheck
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+
+_ALLOWED_TARGETS = ("nemo.collections.asr.modules.", "nemo.collections.speechlm2.modules.")
 
 
 class Perception(AudioPerceptionModule):
@@ -28,6 +31,8 @@ class Perception(AudioPerceptionModule):
     """
 
     def __init__(self, cfg: DictConfig) -> None:
+        for part in ("preprocessor", "encoder", "modality_adapter", "spec_augment"):
+            _check_target(part, cfg.get(part))
         super().__init__(cfg)
         self.separator = nn.Parameter(torch.zeros(cfg.output_dim)) if cfg.get("separator", False) else None
         for module in (self.encoder, self.modality_adapter):
@@ -39,14 +44,27 @@ class Perception(AudioPerceptionModule):
         """Hz that waveforms must have."""
         return self.preprocessor.featurizer.sample_rate
 
+    @typecheck.disable_checks()  # the host types a Conformer's input as a spectrogram, the adapter's is not
     def encode(self, audios: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (A, S) with lengths (A,) -> frames (A, F, H) and their number (A,), separators included."""
-        frames, frame_lens = self(input_signal=audios, input_signal_length=audio_lens)
+        features, feature_lens = self.preprocessor(input_signal=audios, length=audio_lens)
+        if self.spec_augmentation is not None and self.training:
+            features = self.spec_augmentation(input_spec=features, length=feature_lens)
+        encoded, encoded_lens = self._run_encoder(features, feature_lens)
+        adapted, frame_lens = self.modality_adapter(audio_signal=encoded, length=encoded_lens)
+        frames = self.proj(adapted.transpose(1, 2))
         if self.separator is None:
             return frames, frame_lens
         frames = torch.cat([frames, frames.new_zeros(len(frames), 1, frames.shape[2])], dim=1)
         end = frame_lens.view(-1, 1, 1).expand(-1, 1, frames.shape[2])
         return frames.scatter(1, end, self.separator.to(frames).expand(len(frames), 1, -1)), frame_lens + 1
+
+    def _run_encoder(self, features: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+        if not (features.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+            return self.encoder(audio_signal=features, length=lens)
+        with torch.autocast("cpu", enabled=False):  # convolutions of few channels are slower in bfloat16 on a CPU
+            embedded, lens = self.encoder.pre_encode(x=features.float().transpose(1, 2), lengths=lens)
+        return self.encoder(audio_signal=embedded, length=lens, bypass_pre_encode=True)
 
     @torch.no_grad()
     def scale_projection(self, embed_rms: float) -> None:
@@ -57,6 +75,18 @@ class Perception(AudioPerceptionModule):
         """
         nn.init.normal_(self.proj.weight, std=embed_rms * self.proj.in_features**-0.5)
         nn.init.zeros_(self.proj.bias)
+
+
+def _check_target(part: str, cfg: DictConfig | None) -> None:
+    """A configuration may come out of a file: it must not name classes beyond the host's speech modules."""
+    target = "" if cfg is None else str(cfg.get("_target_", ""))
+    if cfg is not None and not target.startswith(_ALLOWED_TARGETS):
+        raise ModelFileError(
+            f"the {part} is of a foreign class",
+            value=target,
+            expected=f"a class of {' or '.join(_ALLOWED_TARGETS)}",
+            knob=f"model.perception.{part}._target_",
+        )
 
 
 def load_speech_model(name_or_path: str) -> ASRModel:

@@ -51,8 +51,8 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
 
     Args:
         parts: trainable parameters with their names, by part of the model.
-        cfg: `model.optim`: `lr`, `betas`, `weight_decay`, `lr_scale` (part -> factor on `lr`, default 1) and `muon_lr` (part -> learning
-            rate of Muon on the 2-D weights of its layers; empty for plain AdamW).
+        cfg: `model.optim`: `lr`, `betas`, `weight_decay`, `lr_scale` (part -> factor on `lr`, default 1) and `muon_lr` (part ->
+            learning rate of Muon on the 2-D weights of its layers; empty for plain AdamW).
 
     Raises:
         ConfigError: `lr_scale` or `muon_lr` name a part that has no trainable parameters.

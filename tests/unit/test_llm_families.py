@@ -1,0 +1,78 @@
+"""The LLM's four calls against Hugging Face's own forward, family by family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.models import FAMILIES, llm_folder
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
+from vtblender_nemo.common.errors import ConfigError, ModelFileError
+
+LORA = {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "down_proj"]}
+
+
+def load(folder: Path, **kwargs: object) -> TransformersLLM:
+    causal_lm = load_llm(str(folder), llm_config(str(folder)), "float32")
+    return TransformersLLM(causal_lm, **{"lora": LORA, **kwargs}).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_and_logits_equal_the_whole_forward(family: str, tmp_path: Path) -> None:
+    llm = load(llm_folder(tmp_path, family))
+    ids = torch.randint(7, 200, (2, 6), generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2]).bool()
+    with torch.no_grad():
+        found = llm.logits(llm.hidden(llm.embed(ids), mask))
+        wanted = llm.causal_lm(input_ids=ids, attention_mask=mask.long()).logits
+    assert wanted.std() > 0.05
+    torch.testing.assert_close(found[mask], wanted[mask], rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_head_is_refused(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    causal_lm = load_llm(str(gemma), llm_config(str(gemma)), "float32")
+    plain = type(causal_lm).forward
+
+    def scaled(self: torch.nn.Module, *args: object, **kwargs: object) -> object:
+        output = plain(self, *args, **kwargs)
+        output.logits = output.logits * 1.5
+        return output
+
+    monkeypatch.setattr(type(causal_lm), "forward", scaled)
+    with pytest.raises(ConfigError, match="makes its logits in a way that is not supported"):
+        TransformersLLM(causal_lm, lora=None)
+
+
+def test_lora_starts_as_the_base_and_only_lora_is_trained(gemma: Path) -> None:
+    plain, wrapped = load(gemma, lora=None), load(gemma)
+    ids = torch.arange(7, 17)[None]
+    mask = torch.ones(1, 10, dtype=torch.bool)
+    with torch.no_grad():
+        torch.testing.assert_close(wrapped.hidden(wrapped.embed(ids), mask), plain.hidden(plain.embed(ids), mask))
+    trained = {name for name, weight in wrapped.named_parameters() if weight.requires_grad}
+    assert trained
+    assert all(".lora_" in name for name in trained)
+    a = [w for n, w in wrapped.named_parameters() if "lora_A" in n and "q_proj" in n]
+    assert all(abs(float(w.detach().std()) - (2 / (32 + 2)) ** 0.5) < 0.08 for w in a)  # Xavier's normal rule
+    assert plain.fingerprint() == load(gemma, lora=None).fingerprint()
+
+
+def test_target_modules_that_match_nothing_are_refused(gemma: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        load(gemma, lora={"r": 2, "target_modules": ["nowhere"]})
+
+
+def test_unknown_override_and_missing_folder_are_named(gemma: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model.llm_overrides.attention_dropuot"):
+        llm_config(str(gemma), {"attention_dropuot": 0.1})
+    with pytest.raises(ModelFileError, match="model.pretrained_llm"):
+        llm_config(str(tmp_path / "nothing"))
+
+
+def test_four_bit_needs_cuda(gemma: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ConfigError, match="model.quantization=null"):
+        load_llm(str(gemma), llm_config(str(gemma)), "float32", quantization="4bit")

@@ -1,0 +1,204 @@
+"""The main job: a world or the user's data, one joint training, a `.nemo`, and a report of what was learned."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vtblender_nemo.evaluation.items import Item, read_items
+from vtblender_nemo.evaluation.plots import read_history, write_plots
+from vtblender_nemo.evaluation.report import RunFacts, SourceShare, build_report, write_report
+from vtblender_nemo.evaluation.runner import Answerer, Decoding, EvalTask, TaskResult, evaluate
+from vtblender_nemo.evaluation.tables import show_report
+
+if TYPE_CHECKING:
+    from vtblender_nemo.models.vtblender import VTBlenderModel
+
+REPORT_FILE = "report.json"
+SECONDS_FILE = "seconds.json"
+FACTS_FILE = "facts.json"
+
+
+def run(cfg: DictConfig) -> None:
+    """Runs what is not done yet: world, training, evaluation, contrasts, report.
+
+    Args:
+        cfg: a configuration of `conf/`, as `vtb_tiny` or `vtb_3b`.
+
+    Raises:
+        VTBlenderError: whatever the user can mend; the message tells how.
+    """
+    directory = Path(cfg.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    clock = Clock(directory / SECONDS_FILE)
+    if cfg.get("tiny"):
+        with clock("world"):
+            _prepare_world(cfg.tiny)
+    model_path = train(cfg, clock)
+    if not cfg.get("evaluation"):
+        print(f"Trained: {model_path}")
+        return
+    report_path = directory / REPORT_FILE
+    if report_path.exists() and _asked_for(json.loads(report_path.read_text()), cfg):
+        print(f"Finished before: {model_path}. Delete {report_path} to evaluate anew.")
+    else:
+        _report(cfg, model_path, clock, report_path)
+    report = json.loads(report_path.read_text())
+    show_report(report)
+    print(
+        f"model   {model_path}\nreport  {report_path}\nplots   {', '.join(str(p) for p in sorted(directory.glob('*.png')))}"
+    )
+
+
+def train(cfg: DictConfig, clock: Clock) -> Path:
+    """Trains to the end, or goes on, and saves `output_dir/NAME.nemo`, unless that stands already.
+
+    Returns:
+        The path of the `.nemo`.
+    """
+    directory = Path(cfg.output_dir)
+    path = directory / f"{directory.resolve().name}.nemo"
+    from vtblender_nemo.training.fit import CONFIG_FILE, build_data, build_model, fit, hold_to_config, load_best
+
+    hold_to_config(cfg, directory / CONFIG_FILE)
+    if path.exists():
+        return path
+    with clock("training"):
+        model = build_model(cfg)
+        data = build_data(cfg, model)
+        trainer = fit(cfg, model, data)
+        if cfg.get("save_checkpoint", "last") == "best":
+            load_best(trainer, model)
+        model.save_to(path)
+    facts = {"sources": data.shares(), "skipped": data.skipped(), "trained_parameters": model.trained_parameters()}
+    _write_json(directory / FACTS_FILE, facts)
+    return path
+
+
+class Clock:
+    """Adds up the seconds that each stage took, over stops and restarts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+            _write_json(self._path, self.seconds)
+
+
+class BaseLLM:
+    """The language model inside a VTBlender, without what training added to it.
+
+    Args:
+        model: with a frozen LLM; its LoRA is switched off while it answers.
+    """
+
+    def __init__(self, model: VTBlenderModel) -> None:
+        self._model = model
+        self.token_equivalent_duration = model.token_equivalent_duration
+
+    def generate(self, conversations: list[Any], **options: Any) -> list[str]:
+        with self._model.llm.without_lora():
+            return self._model.generate(conversations, **options)
+
+
+def _prepare_world(cfg: DictConfig) -> None:
+    from vtblender_nemo.tiny.config import config_from
+    from vtblender_nemo.tiny.world import prepare
+
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    directory = values.pop("directory")
+    prepare(config_from(values), Path(directory))
+
+
+def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) -> None:
+    directory = Path(cfg.output_dir)
+    with clock("evaluation"):
+        model = _restore(model_path)
+        results = _evaluate(cfg.evaluation, model, directory / "predictions", model_path)
+        base_text = _evaluate_base(cfg.evaluation, model, directory / "predictions" / "base", model_path)
+    contrasts = _contrasts(cfg, clock) if cfg.get("contrast") else None
+    facts = json.loads((directory / FACTS_FILE).read_text())
+    sources = {name: SourceShare(share["weight"], share["share"]) for name, share in facts["sources"].items()}
+    about = {"seed": cfg.seed, "skipped_rows": facts["skipped"], "base": model.cfg.pretrained_llm}
+    report = build_report(
+        results,
+        base_text=base_text,
+        contrasts=contrasts,
+        facts=RunFacts(clock.seconds, sources, facts["trained_parameters"], about),
+    )
+    write_plots(report, read_history(directory / "history.jsonl"), directory)
+    write_report(report, report_path)
+
+
+def _contrasts(cfg: DictConfig, clock: Clock) -> dict[str, dict[str, TaskResult]]:
+    """The same steps, learning rate and data order on speech alone: with LoRA, and with the LLM unfrozen."""
+    changes = {"speech_only_lora": {}, "speech_only_unfrozen": {"train_llm": True, "lora": None}}
+    found: dict[str, dict[str, TaskResult]] = {}
+    for name, change in changes.items():
+        contrast = OmegaConf.merge(cfg, {"output_dir": f"{cfg.output_dir}/{name}", "model": change})
+        contrast.data.train_ds.input_cfg = [s for s in contrast.data.train_ds.input_cfg if s.type != "text_chat"]
+        if not change.get("lora", True):
+            contrast.model.optim.lr_scale.pop("lora", None)
+        with clock(name):
+            path = train(contrast, Clock(Path(contrast.output_dir) / SECONDS_FILE))
+            tasks = {task: cfg.evaluation.tasks[task] for task in ("asr", "text") if task in cfg.evaluation.tasks}
+            settings = OmegaConf.merge(cfg.evaluation, {"tasks": None})
+            settings.tasks = tasks
+            found[name] = _evaluate(settings, _restore(path), Path(contrast.output_dir) / "predictions", path)
+    return found
+
+
+def _restore(path: Path) -> VTBlenderModel:
+    from vtblender_nemo import VTBlenderModel
+
+    return VTBlenderModel.restore_from(path).eval()
+
+
+def _evaluate(cfg: DictConfig, model: Answerer, directory: Path, model_path: Path) -> dict[str, TaskResult]:
+    return evaluate(
+        model,
+        [_task(name, task) for name, task in cfg.tasks.items()],
+        output_dir=directory,
+        decoding=Decoding(cfg.max_new_tokens, cfg.batch_size, cfg.batch_tokens),
+        model_id=f"{model_path}@{model_path.stat().st_mtime_ns}",
+    )
+
+
+def _evaluate_base(cfg: DictConfig, model: VTBlenderModel, directory: Path, model_path: Path) -> TaskResult | None:
+    if "text" not in cfg.tasks:
+        return None
+    settings = OmegaConf.merge(cfg, {})
+    settings.tasks = {"text": cfg.tasks.text}
+    return _evaluate(settings, BaseLLM(model), directory, model_path)["text"]
+
+
+def _task(name: str, cfg: DictConfig) -> EvalTask:
+    items: list[Item] = [item for path in cfg["items"] for item in read_items(Path(path))]
+    return EvalTask(
+        name, items, cfg.metric, variants=tuple(cfg.get("variants", ())), group_by=cfg.get("group_by", "kind")
+    )
+
+
+def _asked_for(report: Mapping[str, Any], cfg: DictConfig) -> bool:
+    """Whether a report holds all that the configuration asks for."""
+    return not cfg.get("contrast") or "contrast" in report
+
+
+def _write_json(path: Path, value: Any) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=1))
+    unfinished.replace(path)

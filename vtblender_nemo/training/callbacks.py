@@ -1,0 +1,116 @@
+"""What training remembers besides weights: random states, and a history that plots are drawn from."""
+
+from __future__ import annotations
+
+import json
+import random
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+
+class RandomStates(Callback):
+    """Keeps every random state in the checkpoint, so that a resumed run draws what the run never stopped would have drawn.
+
+    SpecAugment has generators of its own inside the model; they are found and kept too. The states are put back just before
+    the first batch: what happens between loading a checkpoint and that batch may draw numbers.
+    """
+
+    def __init__(self) -> None:
+        self._to_restore: dict[str, Any] | None = None
+        self._model: nn.Module | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._model = pl_module
+
+    def state_dict(self) -> dict[str, Any]:
+        numpy_state: Any = np.random.get_state(legacy=False)
+        return {
+            "python": random.getstate(),
+            "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}},
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "modules": {name: module._rng.getstate() for name, module in self._own_generators()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._to_restore = state_dict
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._to_restore is None:
+            return
+        state, self._to_restore = self._to_restore, None
+        random.setstate(_as_tuples(state["python"]))
+        kept = state["numpy"]
+        np.random.set_state(
+            {**kept, "state": {**kept["state"], "key": np.array(kept["state"]["key"], dtype=np.uint32)}}
+        )
+        torch.set_rng_state(state["torch"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        for name, module in self._own_generators():
+            if name in state["modules"]:
+                module._rng.setstate(_as_tuples(state["modules"][name]))
+
+    def _own_generators(self) -> list[tuple[str, Any]]:
+        modules = self._model.named_modules() if self._model is not None else []
+        return [(name, module) for name, module in modules if isinstance(getattr(module, "_rng", None), random.Random)]
+
+
+class HistoryLogger(Logger):
+    """Appends every logged number to a JSONL file: `{"step": ..., "name": ..., "value": ...}`.
+
+    Args:
+        path: the file; a resumed run goes on writing to it, after the rows later than its checkpoint were taken out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return "history"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Configurations are kept elsewhere."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        rows = [{"step": step, "name": name, "value": value} for name, value in metrics.items() if name != "epoch"]
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    @rank_zero_only
+    def forget_after(self, step: int) -> None:
+        """Takes out rows of steps that will be trained again."""
+        if not self.path.exists():
+            return
+        rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+        unfinished = self.path.with_suffix(".unfinished")
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+        unfinished.replace(self.path)
+
+
+class ForgetHistory(Callback):
+    """Makes the history go on from the step that training resumes at."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, HistoryLogger):
+                logger.forget_after(trainer.global_step)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
