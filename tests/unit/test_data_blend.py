@@ -258,6 +258,18 @@ def test_buckets_pad_less_than_one_queue(tmp_path):
     assert padding(1) > 0.3
 
 
+def test_bins_are_kept_with_the_state(tmp_path):
+    def make(buffer_size: int) -> BucketPlanner:
+        blend = make_blend([chats(tmp_path, "a", 300, words=30)], Limits(batch_tokens=4000))
+        return BucketPlanner(blend, num_buckets=4, buffer_size=buffer_size)
+
+    planner, other = make(200), make(10)
+    planner.next_batch()
+    assert other.bins != planner.bins
+    other.load_state_dict(planner.state_dict())
+    assert other.bins == planner.bins
+
+
 def test_bins_must_ascend(tmp_path):
     with pytest.raises(ConfigError, match="not ascending.*bucket_bins"):
         BucketPlanner(make_blend([chats(tmp_path, "a")]), bins=[5, 3])
