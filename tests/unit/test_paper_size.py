@@ -80,7 +80,7 @@ def test_encoder_adapter_and_projection(model_cfg: DictConfig) -> None:
 
 
 def test_llm_and_lora(model_cfg: DictConfig) -> None:
-    with init_empty_weights():
+    with torch.device("meta"):
         causal_lm = build_llm(GemmaConfig(**GEMMA), "bfloat16")
         assert count(causal_lm) == 2_506_172_416
         llm = TransformersLLM(causal_lm, lora=OmegaConf.to_container(model_cfg.lora, resolve=True))
