@@ -79,10 +79,15 @@ def test_bleu_and_its_signature_equal_sacrebleu(tokenize):
     assert score.signature == str(metric.get_signature())
 
 
-def test_bleu_of_short_sentences_is_smoothed_as_a_corpus_not_per_sentence():
-    predictions, references = ["red", "the big dog sat on a mat"], ["red", "the big dog sat on the mat"]
-    expected = sacrebleu.corpus_bleu(predictions, [references]).score
-    assert compute("bleu", predictions, references).value == pytest.approx(expected)
+@pytest.mark.parametrize(
+    ("prediction", "reference"),
+    [("the dog sat on mats", "the cat sat on it"), ("The Big Dog sat on the mat", "the big dog sat on the mat")],
+    ids=["smoothed where no 4-gram is right", "case counts"],
+)
+def test_bleu_has_the_defaults_of_sacrebleu(prediction, reference):
+    expected = sacrebleu.corpus_bleu([prediction], [[reference]]).score
+    assert 0 < expected < 100
+    assert compute("bleu", [prediction], [reference]).value == pytest.approx(expected)
 
 
 def test_exact_match_forgives_surrounding_space_only():

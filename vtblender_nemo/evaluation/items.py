@@ -11,7 +11,6 @@ text, or a list with one text per audio).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +78,8 @@ def conversation_to_answer(messages: Sequence[Mapping[str, Any]], *, id: str, ba
         DataError: messages in a wrong order or of a wrong form.
         AudioError: an audio that is missing or cannot be opened.
     """
-    _check_audio_parts(messages)
+    if not isinstance(messages, list):
+        raise DataError("messages are not a list", value=messages, expected="a list of messages")
     conversation = from_messages(messages, id=id, base_dir=base_dir)
     check_turns(conversation.turns, answered=False)
     return conversation
@@ -109,25 +109,3 @@ def _check_fields(row: dict[str, Any], path: Path, line: int) -> None:
         if name in row and not isinstance(row[name], kind):
             expected = f"a JSON value of type {kind.__name__}"
             raise DataError(f"field {name} of the wrong type", path=path, line=line, value=row[name], expected=expected)
-
-
-def _check_audio_parts(messages: Sequence[Mapping[str, Any]]) -> None:
-    """JSON can hold what the Python form of messages takes for a cut or for seconds."""
-    if not isinstance(messages, list):
-        raise DataError("messages are not a list", value=messages, expected="a list of messages")
-    contents = (message.get("content") for message in messages if isinstance(message, dict))
-    parts = (part for content in contents if isinstance(content, list) for part in content)
-    for part in parts:
-        if isinstance(part, dict) and part.get("type") == "audio":
-            if not isinstance(part.get("audio"), str) or not part["audio"]:
-                raise DataError("audio part without a path", value=part, expected='"audio": path of a file')
-            _check_span(part)
-
-
-def _check_span(part: Mapping[str, Any]) -> None:
-    for name in ("offset", "duration"):
-        value = part.get(name, 0.0)
-        if name == "duration" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"{name} is not a number", value=value, expected="seconds")
