@@ -61,7 +61,7 @@ def script(folder, name, text):
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 

@@ -14,6 +14,7 @@ from vtblender_nemo.tiny.config import LanguageModelConfig
 from vtblender_nemo.tiny.llm import (
     answer,
     chat_format_of,
+    loss_weights,
     make_model,
     make_tokenizer,
     text_batches,
@@ -100,24 +101,28 @@ def test_the_learning_rate_warms_up_and_decays():
     assert shares[99] == pytest.approx(0.02 + 0.98 * 0.02)
 
 
-def test_batches_hold_chats_with_answers_marked(tokenizer):
-    chat_format = chat_format_of(tokenizer)
-    for ids, kinds in islice(text_batches(chats(), chat_format, 600, seed=0), 20):
-        assert ids.shape == kinds.shape
+def test_tokens_of_long_answers_weigh_less():
+    mask = [False, False, True, True, True, True, False, True]
+    assert loss_weights(mask, 0.1) == pytest.approx([0.1, 0.1, 0.5, 0.5, 0.5, 0.5, 0.1, 1.0])
+
+
+def test_batches_hold_chats_with_answers_weighed(tokenizer):
+    for ids, weights in islice(text_batches(chats(), chat_format_of(tokenizer), 600, 0.05, seed=0), 20):
+        assert ids.shape == weights.shape
         assert ids.shape[1] % 32 == 0
         assert ids.numel() <= 600
-        assert ((kinds == -100) == (ids == 0)).all()
-        for row, kind in zip(ids, kinds, strict=True):
-            said = row[kind >= 0]
-            text = tokenizer.decode(said)
+        assert ((weights == 0) == (ids == 0)).all()
+        for row, weight in zip(ids, weights, strict=True):
+            text = tokenizer.decode(row[weight > 0])
             assert text.startswith("<bos><start_of_turn>")
-            answers = tokenizer.decode(row[kind == 1], skip_special_tokens=False)
+            answers = tokenizer.decode(row[weight > 0.06])
             assert answers.count("<end_of_turn>") == text.count("<start_of_turn> model")
+            assert "<start_of_turn>" not in answers
 
 
 def test_batches_come_in_the_same_order_every_time(tokenizer):
     def first(count):
-        return [ids for ids, _ in islice(text_batches(chats(), chat_format_of(tokenizer), 600, seed=3), count)]
+        return [ids for ids, _ in islice(text_batches(chats(), chat_format_of(tokenizer), 600, 0.05, seed=3), count)]
 
     assert all(torch.equal(one, other) for one, other in zip(first(30), first(30), strict=True))
 
@@ -125,15 +130,13 @@ def test_batches_come_in_the_same_order_every_time(tokenizer):
 def test_the_loss_is_the_weighted_mean_over_what_is_no_padding(tokenizer):
     torch.manual_seed(0)
     model = make_model(SMALL, tokenizer).eval()
-    ids, kinds = next(text_batches(chats(), chat_format_of(tokenizer), 600, seed=0))
+    ids, weights = next(text_batches(chats(), chat_format_of(tokenizer), 600, 0.25, seed=0))
     logits = model(input_ids=ids, attention_mask=(ids != 0).long()).logits.float().log_softmax(-1)
-    total = weights = 0.0
+    total = 0.0
     for row, position in itertools.product(range(ids.shape[0]), range(1, ids.shape[1])):
-        if kinds[row, position] >= 0:
-            weight = 1.0 if kinds[row, position] == 1 else 0.25
-            total -= weight * logits[row, position - 1, ids[row, position]].item()
-            weights += weight
-    assert text_loss(model, ids, kinds, 0.25, bf16=False).item() == pytest.approx(total / weights, rel=1e-4)
+        total -= (weights[row, position] * logits[row, position - 1, ids[row, position]]).item()
+    expected = total / weights[:, 1:].sum().item()
+    assert text_loss(model, ids, weights, bf16=False).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_answers_come_in_the_order_of_the_prompts(tokenizer):
@@ -150,17 +153,17 @@ def test_answers_come_in_the_order_of_the_prompts(tokenizer):
 def test_a_few_steps_lower_the_loss(tokenizer, tmp_path):
     torch.manual_seed(0)
     model = make_model(SMALL, tokenizer).train()
-    batch = next(text_batches(chats(), chat_format_of(tokenizer), 600, seed=0))
-    first = text_loss(model, *batch, 0.1, bf16=False).item()
+    batch = next(text_batches(chats(), chat_format_of(tokenizer), 600, 0.05, seed=0))
+    first = text_loss(model, *batch, bf16=False).item()
     train_steps(
         model,
         MuonAndAdamW(model, 0.01, 0.01, 0.01),
         itertools.repeat(batch),
-        lambda one: text_loss(model, *one, 0.1, bf16=False),
+        lambda one: text_loss(model, *one, bf16=False),
         steps=60,
         decay_share=0.5,
         checkpoint=tmp_path / "x.pt",
         checkpoint_secs=1e9,
         say=lambda _: None,
     )
-    assert text_loss(model, *batch, 0.1, bf16=False).item() < 0.8 * first
+    assert text_loss(model, *batch, bf16=False).item() < 0.8 * first

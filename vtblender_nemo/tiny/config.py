@@ -47,7 +47,15 @@ class VoicesConfig:
             depends on what it said before.
     """
 
-    accents: tuple[str, ...] = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-us-nyc")
+    accents: tuple[str, ...] = (
+        "en-us",
+        "en-gb",
+        "en-gb-scotland",
+        "en-gb-x-gbclan",
+        "en-gb-x-rp",
+        "en-us-nyc",
+        "en-029",
+    )
     held_out_accents: tuple[str, ...] = ("en-gb-x-gbcwmd",)
     variants: tuple[str, ...] = ("m1", "m2", "m3", "m4", "m6", "m8", "f1", "f2", "f4", "f5")
     held_out_variants: tuple[str, ...] = ("m5", "m7", "f3")
@@ -71,7 +79,7 @@ class LanguageModelConfig:
         tokens_per_batch: positions in a batch, padding included.
         muon_lr: peak learning rate of the layers' matrices.
         adamw_lr: peak learning rate of everything else.
-        prompt_loss_weight: weight of the user's tokens in the loss, beside 1 for the answers'.
+        prompt_loss_weight: weight of the user's tokens in the loss, beside 1/sqrt(n) in an answer of n tokens.
         decay_share: share of the steps, at the end, over which the learning rate falls.
     """
 
@@ -85,7 +93,7 @@ class LanguageModelConfig:
     tokens_per_batch: int = 2000
     muon_lr: float = 1.5e-3
     adamw_lr: float = 2e-3
-    prompt_loss_weight: float = 0.1
+    prompt_loss_weight: float = 0.05
     decay_share: float = 0.6
 
 
@@ -99,6 +107,10 @@ class EncoderConfig:
         heads: attention heads.
         conv_kernel: width of the convolutions, in frames of 80 ms.
         subsampling_channels: channels of the 8x subsampling; it costs most of the time, so they are few.
+        freq_masks: SpecAugment's masks over mel bands.
+        freq_width: widest of them, in bands of 80.
+        time_masks: SpecAugment's masks over time.
+        time_width: widest of them, in frames of 10 ms.
         steps: optimiser steps.
         frames_per_batch: feature frames of 10 ms in a batch, padding included.
         muon_lr: peak learning rate of the layers' matrices.
@@ -111,7 +123,11 @@ class EncoderConfig:
     heads: int = 4
     conv_kernel: int = 9
     subsampling_channels: int = 16
-    steps: int = 1100
+    freq_masks: int = 2
+    freq_width: int = 15
+    time_masks: int = 2
+    time_width: int = 8
+    steps: int = 1000
     frames_per_batch: int = 12_000
     muon_lr: float = 3e-3
     adamw_lr: float = 3e-3

@@ -48,13 +48,19 @@ def train_language_model(directory: Path, scratch: Path, output: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
     model = llm.make_model(config.llm, tokenizer).train()
     chat_format = llm.chat_format_of(tokenizer)
-    batches = llm.text_batches(language_model_chats(config), chat_format, config.llm.tokens_per_batch, config.seed)
+    batches = llm.text_batches(
+        language_model_chats(config),
+        chat_format,
+        config.llm.tokens_per_batch,
+        config.llm.prompt_loss_weight,
+        config.seed,
+    )
     bf16 = bf16_is_fast()
     loss = train_steps(
         model,
         MuonAndAdamW(model, config.llm.muon_lr, config.llm.adamw_lr, _LLM_WEIGHT_DECAY),
         batches,
-        lambda batch: llm.text_loss(model, batch[0], batch[1], config.llm.prompt_loss_weight, bf16),
+        lambda batch: llm.text_loss(model, batch[0], batch[1], bf16),
         steps=config.llm.steps,
         decay_share=config.llm.decay_share,
         checkpoint=scratch / CHECKPOINT_NAME,
@@ -95,7 +101,12 @@ def train_encoder(directory: Path, scratch: Path, output: Path) -> None:
     train = [clip for split, clip, _ in clips if split == "train"]
     units = encoding.CtcUnits(AutoTokenizer.from_pretrained(directory / "tokenizer"), [clip.text for clip in train])
     model = encoding.CtcRecogniser(canary.encoder, units.blank, bf16_is_fast()).train()
-    augment = SpectrogramAugmentation(freq_masks=1, freq_width=10, time_masks=1, time_width=6)
+    augment = SpectrogramAugmentation(
+        freq_masks=config.encoder.freq_masks,
+        freq_width=config.encoder.freq_width,
+        time_masks=config.encoder.time_masks,
+        time_width=config.encoder.time_width,
+    )
     loss = train_steps(
         model,
         MuonAndAdamW(model, config.encoder.muon_lr, config.encoder.adamw_lr, _ENCODER_WEIGHT_DECAY),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _TOKENIZER_CHATS = 6000
 _CHUNK_CHATS = 1024  # chats that are sorted into lengths at a time
 _LENGTH_STEP = 32  # few, fixed shapes: varied ones ran four times slower
-_IGNORED = -100
 
 
 def make_tokenizer(chats: Iterable[Chat], vocabulary: int) -> PreTrainedTokenizerBase:
@@ -67,12 +66,12 @@ def turns_of(messages: Sequence[dict[str, str]]) -> list[Turn]:
 
 
 def text_batches(
-    chats: Iterator[Chat], chat_format: ChatFormat, tokens_per_batch: int, seed: int
+    chats: Iterator[Chat], chat_format: ChatFormat, tokens_per_batch: int, prompt_weight: float, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches without end, each of chats of about one length.
 
     Yields:
-        ids (B, T), padded on the right, and what each token is (B, T): 1 in an answer, 0 elsewhere, -100 for padding.
+        ids (B, T), padded on the right, and weights of their losses (B, T), as `loss_weights` has them; 0 for padding.
     """
     rng = random.Random(f"text-batches-{seed}")
     waiting: dict[int, list[PromptIds]] = {}
@@ -83,35 +82,44 @@ def text_batches(
             length = -(-len(prompt.ids) // _LENGTH_STEP) * _LENGTH_STEP
             waiting.setdefault(length, []).append(prompt)
             if len(waiting[length]) == max(1, tokens_per_batch // length):
-                ready.append(_collate(waiting.pop(length), length))
+                ready.append(_collate(waiting.pop(length), length, prompt_weight))
         rng.shuffle(ready)
         yield from ready
 
 
-def _collate(prompts: list[PromptIds], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_weights(loss_mask: Sequence[bool], prompt_weight: float) -> list[float]:
+    """Weights of the tokens of a chat: `prompt_weight` outside answers, and 1/sqrt(n) in an answer of n tokens.
+
+    With equal weights the long answers (translations, 15 tokens) would drown the short ones (to questions, 3 tokens).
+    """
+    weights: list[float] = []
+    for answered, run in groupby(loss_mask):
+        length = len(list(run))
+        weights += [length**-0.5 if answered else prompt_weight] * length
+    return weights
+
+
+def _collate(prompts: list[PromptIds], length: int, prompt_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.zeros(len(prompts), length, dtype=torch.long)
-    kinds = torch.full((len(prompts), length), _IGNORED)
+    weights = torch.zeros(len(prompts), length)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        kinds[row, : len(prompt.ids)] = torch.tensor(prompt.loss_mask, dtype=torch.long)
-    return ids, kinds
+        weights[row, : len(prompt.ids)] = torch.tensor(loss_weights(prompt.loss_mask, prompt_weight))
+    return ids, weights
 
 
-def text_loss(
-    model: GemmaForCausalLM, ids: torch.Tensor, kinds: torch.Tensor, prompt_weight: float, bf16: bool
-) -> torch.Tensor:
-    """Cross-entropy of the next token: answers weigh 1, prompts `prompt_weight`, padding nothing.
+def text_loss(model: GemmaForCausalLM, ids: torch.Tensor, weights: torch.Tensor, bf16: bool) -> torch.Tensor:
+    """Weighted mean of the next tokens' cross-entropy; ids and weights are (B, T).
 
     Padding stands on the right, where a causal model cannot see it from before, so no attention mask is needed.
     """
-    targets, kinds = ids[:, 1:], kinds[:, 1:]
-    counted = kinds != _IGNORED
+    targets, weights = ids[:, 1:], weights[:, 1:]
+    counted = weights > 0
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         logits = model.lm_head(hidden[counted])
     losses = torch.nn.functional.cross_entropy(logits.float(), targets[counted], reduction="none")
-    weights = torch.where(kinds[counted] == 1, 1.0, prompt_weight)
-    return (losses * weights).sum() / weights.sum()
+    return (losses * weights[counted]).sum() / weights.sum()
 
 
 @torch.no_grad()

@@ -97,7 +97,13 @@ def run_side_by_side(jobs: Mapping[str, Sequence[str]], logs: Path, log: Callabl
         StageError: a process failed; the others are stopped, and the message ends with its last words.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),  # they find what this process finds
+    }
     running: dict[str, subprocess.Popen[str]] = {}
     threads, secs = [], {}
     started = time.monotonic()
