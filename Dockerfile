@@ -18,8 +18,9 @@ COPY vtblender_nemo vtblender_nemo
 COPY conf conf
 COPY examples examples
 
-# Editable, so that a mounted source tree can take the place of this one.
-RUN pip install --no-cache-dir --constraint /opt/own-torch.txt --editable . \
+# Editable, so that a mounted source tree can take the place of this one. The container's PIP_CONSTRAINT also pins packages
+# that have nothing to do with its torch, to versions older than those needed here.
+RUN PIP_CONSTRAINT='' pip install --no-cache-dir --constraint /opt/own-torch.txt --editable . \
     && chmod -R a+rX /opt/vtblender_nemo
 
 # Any user id may run it: caches go where everyone may write, results to the working directory.

@@ -133,7 +133,7 @@ def test_a_prediction_is_not_taken_for_that_of_something_else(tones, tmp_path, c
     elif change == "option":
         decoding = Decoding(options={"temperature": 1.0})
     elif change == "audio":
-        write_tone(tmp_path / "1.wav", 50, secs=3.5)
+        write_tone(tmp_path / "1.wav", 50, secs=3.0)  # as long as before
         items, expected = [audio_item("1", tmp_path / "1.wav"), items[1]], ["1"]
     else:
         items, expected = [items[0], text_item("t", "goodbye")], ["t"]
@@ -148,6 +148,7 @@ def test_failures_are_tried_again(tones, tmp_path):
     path.write_bytes(whole[:20])
     journal = tmp_path / "journal"
     assert predict(Listener(), tones, journal=Journal(journal), progress=False)[1].text is None
+    assert sorted(row["prediction"] for row in read(journal)) == ["heard 10", "heard 30"]
     path.write_bytes(whole)
     model = Listener()
     assert predict(model, tones, journal=Journal(journal), progress=False)[1].text == "heard 20"

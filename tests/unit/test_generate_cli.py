@@ -172,6 +172,23 @@ def test_what_cannot_be_done_is_said_before_the_model_is_loaded(folder, model, r
     assert model.restored == []
 
 
+def test_a_trained_model_answers(folder, vtblender):
+    (folder / "model.nemo").unlink()
+    vtblender.save_to(str(folder / "model.nemo"))
+    messages = [{"role": "user", "content": [{"type": "audio", "audio": str(folder / "data/wav/a.wav")}]}]
+    result = run(
+        folder,
+        {"audio_filepath": "wav/a.wav"},
+        {"messages": messages},
+        {"audio_filepath": "wav/none.wav"},
+        flags=("--max-new-tokens", "5", "--device", "cpu"),
+    )
+    assert result.exit_code == 1, result.output
+    transcribe = [{"role": "user", "content": [{"type": "text", "text": "Transcribe:"}, messages[0]["content"][0]]}]
+    expected = [vtblender.generate([one], max_new_tokens=5)[0] for one in (transcribe, messages)]
+    assert [row["prediction"] for row in rows_of(folder)] == [*expected, None]
+
+
 def test_help_is_quick_and_shows_an_example():
     """Heavy imports would cost every `--help` 15 seconds; they are looked for, as time depends on the machine."""
     code = (
