@@ -163,7 +163,7 @@ def _contrasts(cfg: DictConfig, clock: Clock) -> dict[str, dict[str, TaskResult]
 
 
 def _restore(path: Path) -> VTBlenderModel:
-    from vtblender_nemo import VTBlenderModel
+    from vtblender_nemo.models.vtblender import VTBlenderModel
 
     return VTBlenderModel.restore_from(path).eval()
 
@@ -189,7 +189,12 @@ def _evaluate_base(cfg: DictConfig, model: VTBlenderModel, directory: Path, mode
 def _task(name: str, cfg: DictConfig) -> EvalTask:
     items: list[Item] = [item for path in cfg["items"] for item in read_items(Path(path))]
     return EvalTask(
-        name, items, cfg.metric, variants=tuple(cfg.get("variants", ())), group_by=cfg.get("group_by", "kind")
+        name,
+        items,
+        cfg.metric,
+        metric_options=dict(cfg.get("metric_options", {})),
+        variants=tuple(cfg.get("variants", ())),
+        group_by=cfg.get("group_by", "kind"),
     )
 
 

@@ -21,7 +21,8 @@ class ValidationRun:
     """What one pass over the validation sets has seen so far.
 
     Args:
-        cfg: `model.validation`: `max_new_tokens`, `metrics` (set -> name of its metric), `default_metric`.
+        cfg: `model.validation`: `max_new_tokens`, `default_metric`, `metrics` (set -> name of its metric) and `metric_options`
+            (set -> options of its metric, as `normalizer`).
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -51,7 +52,8 @@ class ValidationRun:
         for name in sorted(answers):
             metric = self._cfg.metrics.get(name, self._cfg.default_metric)
             predictions, references = zip(*answers[name], strict=True)
-            value = compute(metric, predictions, references).value
+            options = self._cfg.metric_options.get(name, {})
+            value = compute(metric, predictions, references, **options).value
             found[f"val/{name}.{metric}"] = value
             better.append(max(0.0, 100.0 - value) if metric in ERROR_RATES else value)
         if better:
