@@ -149,6 +149,17 @@ def test_a_trusted_duration_leaves_the_file_unopened(tmp_path):
         samples(conversation)
 
 
+def test_tags_stand_in_place_of_a_row_s_own_fields(tmp_path):
+    row = {"audio_filepath": "a.wav", "duration": 3.0, "text": "x", "target_lang": "fr"}
+    entry = {
+        "type": "nemo",
+        "manifest_filepath": write_jsonl(tmp_path / "m.jsonl", [row]),
+        "prompts": ["{target_language}"],
+    }
+    assert shape(read(make(**entry)))[0][1] == "French"
+    assert shape(read(make(**entry, tags={"target_lang": "es"})))[0][1] == "Spanish"
+
+
 def test_without_a_duration_the_header_is_read(tmp_path):
     write_level(tmp_path / "a.wav", 0.1, secs=1.5)
     rows = [{"audio_filepath": "a.wav", "text": "x"}, {"audio_filepath": "nowhere.wav", "text": "x"}]
