@@ -168,7 +168,7 @@ def history_file(folder: Path, *rows: dict) -> Path:
 
 
 def test_history_keeps_the_later_row_of_a_step_done_twice(tmp_path):
-    rows = [(1, 5.0), (2, 4.0), (3, 9.0), (2, 3.5), (3, 3.0)]
+    rows = [(1, 5.0), (3, 9.0), (2, 3.5), (3, 3.0)]
     path = history_file(tmp_path, *({"step": s, "name": "train_loss/asr", "value": v} for s, v in rows))
     assert read_history(path) == {"train_loss/asr": {1: 5.0, 2: 3.5, 3: 3.0}}
     assert list(read_history(path)["train_loss/asr"]) == [1, 2, 3]
