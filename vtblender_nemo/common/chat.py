@@ -86,6 +86,11 @@ class ChatFormat:
                 texts.append((self._before_next_user + content + self._after_user, False))
         return self._tokenize(texts)
 
+    @property
+    def answer_end_ids(self) -> list[int]:
+        """The ids that close an answer."""
+        return self.tokenizer.encode(self._answer_end, add_special_tokens=False)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, without special tokens and surrounding space."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()

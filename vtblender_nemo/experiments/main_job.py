@@ -69,8 +69,11 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
     hold_to_config(cfg, directory / CONFIG_FILE)
     if path.exists():
         return path
+    model = build_model(cfg)
+    if cfg.warm_start.steps:
+        with clock("warm_start"):
+            _warm_start(cfg, model)
     with clock("training"):
-        model = build_model(cfg)
         data = build_data(cfg, model)
         trainer = fit(cfg, model, data)
         if cfg.get("save_checkpoint", "last") == "best":
@@ -112,6 +115,16 @@ class BaseLLM:
     def generate(self, conversations: list[Any], **options: Any) -> list[str]:
         with self._model.llm.without_lora():
             return self._model.generate(conversations, **options)
+
+
+def _warm_start(cfg: DictConfig, model: VTBlenderModel) -> None:
+    from vtblender_nemo.training.fit import build_data
+    from vtblender_nemo.training.warm_start import warm_start
+
+    settings = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    settings.data.train_ds.input_cfg = settings.warm_start.input_cfg
+    settings.data.validation_ds = None
+    warm_start(model, build_data(settings, model), settings.warm_start, Path(cfg.output_dir) / "warm_start.safetensors")
 
 
 def _prepare_world(cfg: DictConfig) -> None:

@@ -20,7 +20,7 @@ from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, Rand
 HISTORY_FILE = "history.jsonl"
 CONFIG_FILE = "config.yaml"
 LOG_DIR = "training"
-_FIXED_KEYS = ("model", "data", "seed")  # what makes a run another run
+_FIXED_KEYS = ("model", "data", "seed", "warm_start")  # what makes a run another run
 
 
 def build_model(cfg: DictConfig) -> VTBlenderModel:

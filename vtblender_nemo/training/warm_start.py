@@ -1,0 +1,127 @@
+"""A head start for the adapter where a budget is tiny: frames learn to lie near the embeddings of the words they carry.
+
+Not part of the paper's single stage; off unless `warm_start.steps` is set. Adapter and projection are trained by CTC
+(Graves et al., 2006) on transcripts, with an output layer that is tied to the LLM's token embeddings: afterwards the LLM meets
+frames that resemble what it can read. Encoder and LLM stay as they are.
+
+Shapes: A audio segments, F frames, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vtblender_nemo.common.batch import Batch
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.data.loader import BlendDataModule
+from vtblender_nemo.models.vtblender import VTBlenderModel
+from vtblender_nemo.training.optim import build_optimizer, build_scheduler
+
+_TRAINED = ("modality_adapter", "projection")
+
+
+def warm_start(model: VTBlenderModel, data: BlendDataModule, cfg: DictConfig, path: Path) -> None:
+    """Trains adapter and projection on transcripts, or takes over what an earlier call has kept.
+
+    Args:
+        model: changed in place.
+        data: conversations with one audio each, answered by its transcript.
+        cfg: `warm_start`: `steps`, `optim` (as `model.optim`), `precision`.
+        path: a safetensors file that keeps the result.
+    """
+    if not path.exists():
+        encoder_was_trained = [(p, p.requires_grad) for p in model.perception.encoder.parameters()]
+        model.perception.encoder.requires_grad_(False)
+        trainer = pl.Trainer(
+            accelerator=cfg.accelerator,
+            devices=1,
+            precision=cfg.precision,
+            max_steps=cfg.steps,
+            limit_train_batches=cfg.steps,
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(_TiedCTC(model, cfg), data.train_dataloader())
+        for parameter, trained in encoder_was_trained:
+            parameter.requires_grad_(trained)
+        unfinished = path.with_suffix(".unfinished")
+        save_file({name: weight.contiguous() for name, weight in _adapter_state(model).items()}, unfinished)
+        unfinished.replace(path)
+    model.perception.load_state_dict(load_file(path), strict=False)
+
+
+class _TiedCTC(pl.LightningModule):
+    """CTC over the LLM's vocabulary through its embeddings.
+
+    Args:
+        model: its perception is trained.
+        cfg: see `warm_start`.
+    """
+
+    def __init__(self, model: VTBlenderModel, cfg: DictConfig) -> None:
+        super().__init__()
+        self.perception = model.perception
+        self._cfg = cfg
+        self._parts = {part: named for part, named in model.trainable_parts().items() if part in _TRAINED}
+        self._answer_end = len(model.chat_format.answer_end_ids)
+        with torch.no_grad():
+            ids = torch.arange(model.llm.causal_lm.config.get_text_config().vocab_size, device=model.llm.device)
+            embeddings = model.llm.embed(ids).float()
+        self._rms = model.llm.embed_rms()
+        self.register_buffer("embeddings", embeddings / self._rms, persistent=False)
+        self.blank = nn.Parameter(torch.randn(1, embeddings.shape[1]))
+        self.bias = nn.Parameter(torch.zeros(len(embeddings) + 1))
+        self.temperature = nn.Parameter(torch.tensor(float(embeddings.shape[1]) ** -0.5))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.perception.encoder.eval()  # its batch statistics stay those of its own training
+        frames, frame_lens = self.perception.encode(batch.audios, batch.audio_lens)
+        targets, target_lens = self._transcripts(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            table = torch.cat([self.get_buffer("embeddings"), self.blank])
+            logits = self.temperature * (frames.float() / self._rms) @ table.t() + self.bias
+            loss = nn.functional.ctc_loss(
+                logits.log_softmax(-1).transpose(0, 1),
+                targets,
+                frame_lens,
+                target_lens,
+                blank=len(table) - 1,
+                zero_infinity=True,
+            )
+        self.log("ctc_loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        own = [("blank", self.blank), ("bias", self.bias), ("temperature", self.temperature)]
+        optimizer = build_optimizer({**self._parts, "ctc": own}, self._cfg.optim)
+        return {"optimizer": optimizer, "lr_scheduler": build_scheduler(optimizer, self._cfg.optim.sched, self._cfg.steps)}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device)
+
+    def _transcripts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The answers' tokens without the end of turn: (sum of lengths,) and (A,)."""
+        if len(batch.audio_lens) != len(batch):
+            raise ConfigError(
+                "a warm start needs one audio in every conversation",
+                value=f"{len(batch.audio_lens)} audios in {len(batch)} conversations",
+                expected="speech recognition alone",
+                knob="warm_start.input_cfg",
+            )
+        rows = [ids[mask][: -self._answer_end] for ids, mask in zip(batch.input_ids, batch.loss_mask, strict=True)]
+        return torch.cat(rows), torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
+
+
+def _adapter_state(model: VTBlenderModel) -> dict[str, Tensor]:
+    """Weights and batch statistics of adapter, projection and separator."""
+    state = model.perception.state_dict()
+    return {name: weight for name, weight in state.items() if name.startswith(("modality_adapter.", "proj.", "separator"))}
