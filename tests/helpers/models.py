@@ -67,8 +67,8 @@ def llm_folder(directory: Path, family: str = "gemma", **overrides: Any) -> Path
     return folder
 
 
-def canary_file(directory: Path) -> Path:
-    """A `.nemo` of NeMo's `EncDecMultiTaskModel`, as Canary's, with an encoder of two layers."""
+def canary_file(directory: Path, **overrides: Any) -> Path:
+    """A `.nemo` of NeMo's `EncDecMultiTaskModel`, as Canary's, with an encoder of two layers unless `overrides` say otherwise."""
     from nemo.collections.asr.models import EncDecMultiTaskModel
     from nemo.collections.common.tokenizers.canary_tokenizer import CanaryTokenizer
     from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
@@ -90,7 +90,7 @@ def canary_file(directory: Path) -> Path:
             remove_extra_whitespaces=True,
         )
     torch.manual_seed(0)
-    model = EncDecMultiTaskModel(_canary_config(directory))
+    model = EncDecMultiTaskModel(OmegaConf.merge(_canary_config(directory), overrides))
     model.save_to(str(path))
     return path
 

@@ -11,51 +11,30 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from transformers import GemmaConfig
 
+from tests.helpers.paper import CANARY_1B, GEMMA_2B
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM, build_llm
 from vtblender_nemo.modules.perception import Perception, perception_config
 
 CONF = Path(__file__).parents[2] / "conf"
 
-# Canary-1B's published encoder
 CANARY = OmegaConf.create(
     {
         "preprocessor": {
             "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
             "sample_rate": 16000,
-            "normalize": "per_feature",
             "window_size": 0.025,
             "window_stride": 0.01,
-            "features": 128,
-            "n_fft": 512,
+            **CANARY_1B["preprocessor"],
         },
         "encoder": {
             "_target_": "nemo.collections.asr.modules.ConformerEncoder",
-            "feat_in": 128,
-            "n_layers": 24,
-            "d_model": 1024,
             "subsampling": "dw_striding",
             "subsampling_factor": 8,
-            "subsampling_conv_channels": 256,
-            "ff_expansion_factor": 4,
             "self_attention_model": "rel_pos",
-            "n_heads": 8,
-            "xscaling": False,
-            "untie_biases": True,
-            "conv_kernel_size": 9,
-            "conv_norm_type": "batch_norm",
+            **CANARY_1B["encoder"],
         },
     }
 )
-# Gemma 2B's published shape
-GEMMA = {
-    "vocab_size": 256_000,
-    "hidden_size": 2048,
-    "intermediate_size": 16_384,
-    "num_hidden_layers": 18,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 1,
-    "head_dim": 256,
-}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +49,7 @@ def count(module: torch.nn.Module, *, trained: bool = False) -> int:
 
 def test_encoder_adapter_and_projection(model_cfg: DictConfig) -> None:
     with init_empty_weights():
-        perception = Perception(perception_config(model_cfg.perception, CANARY, GEMMA["hidden_size"]))
+        perception = Perception(perception_config(model_cfg.perception, CANARY, GEMMA_2B["hidden_size"]))
     assert count(perception.encoder) == 609_321_984
     assert count(perception.modality_adapter) == 51_465_216
     assert count(perception.proj) == 2_099_200
@@ -81,7 +60,7 @@ def test_encoder_adapter_and_projection(model_cfg: DictConfig) -> None:
 
 def test_llm_and_lora(model_cfg: DictConfig) -> None:
     with torch.device("meta"):
-        causal_lm = build_llm(GemmaConfig(**GEMMA), "bfloat16")
+        causal_lm = build_llm(GemmaConfig(**GEMMA_2B), "bfloat16")
         assert count(causal_lm) == 2_506_172_416
         llm = TransformersLLM(causal_lm, lora=OmegaConf.to_container(model_cfg.lora, resolve=True))
     assert count(llm, trained=True) == 39_223_296
