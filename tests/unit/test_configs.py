@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+
+from vtblender_nemo.tiny.config import TinyConfig, config_from
 
 CONF = Path(__file__).parents[2] / "conf"
 RUNS = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -43,3 +46,12 @@ def test_no_yaml_is_left_out() -> None:
         {path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml")} - known - {f"{name}.yaml" for name in RUNS}
     )
     assert others <= {"data", "prompts"}
+
+
+def test_the_tiny_world_stands_in_the_yaml_with_its_defaults() -> None:
+    with initialize_config_dir(str(CONF), version_base=None):
+        values = OmegaConf.to_container(compose("vtb_tiny").tiny)
+    assert isinstance(values, dict)
+    del values["directory"]
+    assert config_from(values) == TinyConfig()
+    assert values.keys() == asdict(TinyConfig()).keys()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +39,7 @@ def run(cfg: DictConfig) -> None:
     directory = Path(cfg.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     clock = Clock(directory / SECONDS_FILE)
+    quiet_host()
     if cfg.get("tiny"):
         with clock("world"):
             _prepare_world(cfg.tiny)
@@ -82,6 +85,16 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
     facts = {"sources": data.shares(), "skipped": data.skipped(), "trained_parameters": model.trained_parameters()}
     _write_json(directory / FACTS_FILE, facts)
     return path
+
+
+def quiet_host() -> None:
+    """Leaves only warnings that a user can act on: the host speaks of telemetry, optional parts and its own defaults."""
+    from nemo.utils import logging as nemo_logging
+
+    nemo_logging.setLevel(logging.ERROR)
+    for name in ("hydra.utils", "nv_one_logger", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.CRITICAL if name == "hydra.utils" else logging.ERROR)
+    warnings.filterwarnings("ignore", module="(lightning|nemo|torch|peft|transformers|lhotse)")
 
 
 class Clock:
@@ -146,7 +159,12 @@ def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) 
     contrasts = _contrasts(cfg, clock) if cfg.get("contrast") else None
     facts = json.loads((directory / FACTS_FILE).read_text())
     sources = {name: SourceShare(share["weight"], share["share"]) for name, share in facts["sources"].items()}
-    about = {"seed": cfg.seed, "skipped_rows": facts["skipped"], "base": model.cfg.pretrained_llm}
+    about = {
+        "seed": cfg.seed,
+        "base": model.cfg.pretrained_llm,
+        "warm_start_steps": cfg.warm_start.steps,
+        "skipped_rows": facts["skipped"],
+    }
     report = build_report(
         results,
         base_text=base_text,
@@ -159,19 +177,19 @@ def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) 
 
 def _contrasts(cfg: DictConfig, clock: Clock) -> dict[str, dict[str, TaskResult]]:
     """The same steps, learning rate and data order on speech alone: with LoRA, and with the LLM unfrozen."""
-    changes = {"speech_only_lora": {}, "speech_only_unfrozen": {"train_llm": True, "lora": None}}
     found: dict[str, dict[str, TaskResult]] = {}
-    for name, change in changes.items():
-        contrast = OmegaConf.merge(cfg, {"output_dir": f"{cfg.output_dir}/{name}", "model": change})
+    for name in ("speech_only_lora", "speech_only_unfrozen"):
+        contrast = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        contrast.output_dir = f"{cfg.output_dir}/{name}"
         contrast.data.train_ds.input_cfg = [s for s in contrast.data.train_ds.input_cfg if s.type != "text_chat"]
-        if not change.get("lora", True):
+        if name == "speech_only_unfrozen":
+            contrast.model.train_llm, contrast.model.lora = True, None
             contrast.model.optim.lr_scale.pop("lora", None)
+        contrast.evaluation.tasks = {t: task for t, task in contrast.evaluation.tasks.items() if t in ("asr", "text")}
         with clock(name):
             path = train(contrast, Clock(Path(contrast.output_dir) / SECONDS_FILE))
-            tasks = {task: cfg.evaluation.tasks[task] for task in ("asr", "text") if task in cfg.evaluation.tasks}
-            settings = OmegaConf.merge(cfg.evaluation, {"tasks": None})
-            settings.tasks = tasks
-            found[name] = _evaluate(settings, _restore(path), Path(contrast.output_dir) / "predictions", path)
+            predictions = Path(contrast.output_dir) / "predictions"
+            found[name] = _evaluate(contrast.evaluation, _restore(path), predictions, path)
     return found
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import random
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
+
+from vtblender_nemo.data.loader import BlendDataModule
+
+logger = logging.getLogger(__name__)
 
 
 class RandomStates(Callback):
@@ -103,13 +110,52 @@ class HistoryLogger(Logger):
         unfinished.replace(self.path)
 
 
+class LogShares(Callback):
+    """Logs what every source has given so far, and warns at the end where that is not what its weight asked for.
+
+    Args:
+        data: the blend.
+    """
+
+    def __init__(self, data: BlendDataModule) -> None:
+        self._data = data
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        shares = {f"share/{name}": row["share"] for name, row in self._data.shares().items()}
+        for own in trainer.loggers:
+            own.log_metrics(shares, trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for warning in share_warnings(self._data.shares()):
+            logger.warning(warning)
+
+
+def share_warnings(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What is to be said of sources that gave more or less than their weight asked for.
+
+    Args:
+        shares: see `TrainLoader.shares`. A weight counts rows, or micro-batches in a round robin; either will do.
+    """
+    rows = sum(row["rows_seen"] for row in shares.values())
+    found = []
+    for name, row in shares.items():
+        wanted = row["weight"]
+        chance = 4 * math.sqrt(wanted * (1 - wanted) / max(rows, 1)) + 0.01  # and rows that wait in open batches
+        if min(abs(row["share"] - wanted), abs(row["batch_share"] - wanted)) > chance:
+            found.append(
+                f"source {name} gave {row['share']:.3f} of the rows where its weight asked for {wanted:.3f}; "
+                "skipped.jsonl lists rows that were left out"
+            )
+    return found
+
+
 class ForgetHistory(Callback):
     """Makes the history go on from the step that training resumes at."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, HistoryLogger):
-                logger.forget_after(trainer.global_step)
+        for own in trainer.loggers:
+            if isinstance(own, HistoryLogger):
+                own.forget_after(trainer.global_step)
 
 
 def _as_tuples(value: Any) -> Any:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.models.vtblender import VTBlenderModel
-from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, RandomStates
+from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, LogShares, RandomStates
 
 HISTORY_FILE = "history.jsonl"
 CONFIG_FILE = "config.yaml"
@@ -58,9 +58,8 @@ def fit(
         ConfigError: `output_dir` holds the run of another configuration.
     """
     directory = Path(cfg.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
     hold_to_config(cfg, directory / CONFIG_FILE)
-    trainer = build_trainer(cfg.trainer, callbacks)
+    trainer = build_trainer(cfg.trainer, [LogShares(data), *(callbacks or [])])
     model.set_trainer(trainer)
     exp_manager(trainer, _exp_manager_config(cfg))
     _add_logger(trainer, HistoryLogger(directory / HISTORY_FILE))
@@ -125,6 +124,7 @@ def hold_to_config(cfg: DictConfig, path: Path) -> None:
                 knob="output_dir, or delete the folder",
             )
     else:
+        path.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), path)
 
 

@@ -103,7 +103,10 @@ class _TiedCTC(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         own = [("blank", self.blank), ("bias", self.bias), ("temperature", self.temperature)]
         optimizer = build_optimizer({**self._parts, "ctc": own}, self._cfg.optim)
-        return {"optimizer": optimizer, "lr_scheduler": build_scheduler(optimizer, self._cfg.optim.sched, self._cfg.steps)}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": build_scheduler(optimizer, self._cfg.optim.sched, self._cfg.steps),
+        }
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
@@ -124,4 +127,6 @@ class _TiedCTC(pl.LightningModule):
 def _adapter_state(model: VTBlenderModel) -> dict[str, Tensor]:
     """Weights and batch statistics of adapter, projection and separator."""
     state = model.perception.state_dict()
-    return {name: weight for name, weight in state.items() if name.startswith(("modality_adapter.", "proj.", "separator"))}
+    return {
+        name: weight for name, weight in state.items() if name.startswith(("modality_adapter.", "proj.", "separator"))
+    }

@@ -1,0 +1,38 @@
+"""History and shares of a training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vtblender_nemo.training.callbacks import HistoryLogger, share_warnings
+
+
+def test_history_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
+    history = HistoryLogger(tmp_path / "history.jsonl")
+    for step in (1, 2, 3):
+        history.log_metrics({"loss": step / 2, "epoch": 0}, step)
+    history.forget_after(2)
+    history.log_metrics({"loss": 9.0}, 3)
+    rows = [json.loads(line) for line in history.path.read_text().splitlines()]
+    assert rows == [
+        {"step": 1, "name": "loss", "value": 0.5},
+        {"step": 2, "name": "loss", "value": 1.0},
+        {"step": 3, "name": "loss", "value": 9.0},
+    ]
+
+
+def share(weight: float, seen: float, batches: float, rows: int) -> dict[str, float]:
+    return {"weight": weight, "share": seen, "batch_share": batches, "rows_seen": rows}
+
+
+def test_sources_off_their_weight_are_told() -> None:
+    as_wanted = {"a": share(0.7, 0.701, 0.5, 7010), "b": share(0.3, 0.299, 0.5, 2990)}
+    assert share_warnings(as_wanted) == []
+    by_batches = {"a": share(0.85, 0.96, 0.851, 9600), "b": share(0.15, 0.04, 0.149, 400)}
+    assert share_warnings(by_batches) == []
+    off = {"a": share(0.7, 0.8, 0.8, 8000), "b": share(0.3, 0.2, 0.2, 2000)}
+    assert len(share_warnings(off)) == 2
+    assert "source b gave 0.200 of the rows where its weight asked for 0.300" in share_warnings(off)[1]
+    few = {"a": share(0.7, 0.8, 0.8, 8), "b": share(0.3, 0.2, 0.2, 2)}
+    assert share_warnings(few) == []  # chance
