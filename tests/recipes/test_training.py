@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from omegaconf import DictConfig
 from tests.helpers.models import audio_part, user
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.experiments.main_job import Clock
+from vtblender_nemo.experiments.main_job import train as train_to_file
 from vtblender_nemo.training.fit import build_data, build_model, fit
 
 pytestmark = pytest.mark.slow
@@ -139,3 +142,41 @@ class Gradients(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         self.kept = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None}
+
+
+def test_a_kept_warm_start_is_as_good_as_a_new_one(make_config: Any, tmp_path: Path) -> None:
+    """What follows a warm start is bit for bit the same, whether it was just made or taken over."""
+    weights = []
+    for _ in range(2):
+        cfg = make_config(output_dir=str(tmp_path / "run"), trainer={"max_steps": 2})
+        cfg.warm_start = {**cfg.warm_start, "steps": 2, "input_cfg": [cfg.data.train_ds.input_cfg[1]]}
+        cfg.warm_start.optim.sched.warmup_steps = 1
+        path = train_to_file(cfg, Clock(tmp_path / "seconds.json"))
+        weights.append(VTBlenderModel.restore_from(path).state_dict())
+        path.unlink()
+        shutil.rmtree(tmp_path / "run" / "training")
+    assert (tmp_path / "run" / "warm_start.safetensors").exists()
+    for name, weight in weights[0].items():
+        assert torch.equal(weight, weights[1][name]), name
+
+
+def test_without_validation_the_last_step_is_kept_and_best_is_refused(make_config: Any) -> None:
+    cfg = make_config(data={"validation_ds": None})
+    cfg.data.validation_ds = None
+    model, _ = train(cfg)
+    kept = sorted(path.name for path in Path(cfg.output_dir).glob("training/checkpoints/*.ckpt"))
+    assert any("last" in name for name in kept), kept
+    cfg.save_checkpoint = "best"
+    with pytest.raises(ConfigError, match="no checkpoint is the best|another save_checkpoint"):
+        fit(cfg, model, build_data(cfg, model))
+
+
+def test_broken_validation_audio_does_not_stop_training(make_config: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
+    row = {"audio_filepath": str(tmp_path / "broken.wav"), "duration": 1.0, "text": "x"}
+    (tmp_path / "broken.jsonl").write_text(json.dumps(row) + "\n")
+    cfg = make_config()
+    source = {**cfg.data.validation_ds.sets.asr.input_cfg[0], "manifest_filepath": str(tmp_path / "broken.jsonl")}
+    cfg.data.validation_ds.sets = {"asr": cfg.data.validation_ds.sets.asr, "broken": {"input_cfg": [source]}}
+    model, _ = train(cfg)
+    assert model.trainer.global_step == 4

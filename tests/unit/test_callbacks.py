@@ -22,17 +22,15 @@ def test_history_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
     ]
 
 
-def share(weight: float, seen: float, batches: float, rows: int) -> dict[str, float]:
-    return {"weight": weight, "share": seen, "batch_share": batches, "rows_seen": rows}
+def share(weight: float, seen: float, rows: int) -> dict[str, float]:
+    return {"weight": weight, "seen": seen, "rows_seen": rows}
 
 
 def test_sources_off_their_weight_are_told() -> None:
-    as_wanted = {"a": share(0.7, 0.701, 0.5, 7010), "b": share(0.3, 0.299, 0.5, 2990)}
+    as_wanted = {"a": share(0.7, 0.701, 7010), "b": share(0.3, 0.299, 2990)}
     assert share_warnings(as_wanted) == []
-    by_batches = {"a": share(0.85, 0.96, 0.851, 9600), "b": share(0.15, 0.04, 0.149, 400)}
-    assert share_warnings(by_batches) == []
-    off = {"a": share(0.7, 0.8, 0.8, 8000), "b": share(0.3, 0.2, 0.2, 2000)}
+    off = {"a": share(0.7, 0.8, 8000), "b": share(0.3, 0.2, 2000)}
     assert len(share_warnings(off)) == 2
-    assert "source b gave 0.200 of the rows where its weight asked for 0.300" in share_warnings(off)[1]
-    few = {"a": share(0.7, 0.8, 0.8, 8), "b": share(0.3, 0.2, 0.2, 2)}
+    assert "source b gave a share of 0.200 where its weight asked for 0.300" in share_warnings(off)[1]
+    few = {"a": share(0.7, 0.8, 8), "b": share(0.3, 0.2, 2)}
     assert share_warnings(few) == []  # chance

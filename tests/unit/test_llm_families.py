@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from tests.helpers.models import FAMILIES, llm_folder
+from tests.helpers.models import FAMILIES, llm_folder, model_config
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 
@@ -76,3 +78,33 @@ def test_four_bit_needs_cuda(gemma: Path) -> None:
         pytest.skip("this machine has CUDA")
     with pytest.raises(ConfigError, match="model.quantization=null"):
         load_llm(str(gemma), llm_config(str(gemma)), "float32", quantization="4bit")
+
+
+def test_weights_that_are_missing_are_not_left_at_random(gemma: Path, tmp_path: Path) -> None:
+    shutil.copytree(gemma, folder := tmp_path / "llm")
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelFileError, match=f"lack weights.*{name}"):
+        load_llm(str(folder), llm_config(str(folder)), "float32")
+
+
+def test_answers_do_not_follow_the_folders_generation_config(gemma: Path, tmp_path: Path) -> None:
+    shutil.copytree(gemma, folder := tmp_path / "llm")
+    (folder / "generation_config.json").write_text(
+        '{"repetition_penalty": 50.0, "do_sample": true, "temperature": 3.0}'
+    )
+    embeds = load(gemma).embed(torch.arange(7, 27)[None])
+    mask = torch.ones(1, 20, dtype=torch.bool)
+    answers = [load(path).generate(embeds, mask, max_new_tokens=12, stop_ids=[1]).tolist() for path in (gemma, folder)]
+    assert answers[0] == answers[1]
+
+
+def test_training_in_bfloat16_is_refused(gemma: Path, tmp_path: Path) -> None:
+    """What is trained is kept in float32; the model says so before it loads anything else."""
+    from vtblender_nemo import VTBlenderModel
+
+    cfg = model_config(gemma, tmp_path / "none.nemo", train_llm=True, lora=None, llm_dtype="bfloat16")
+    with pytest.raises(ConfigError, match=r"model.llm_dtype"):
+        VTBlenderModel(cfg)

@@ -156,6 +156,10 @@ def test_members_outside_the_archive_are_refused(saved: Path, tmp_path: Path, ex
         (lambda c: c.update(target="nemo.collections.asr.models.EncDecCTCModel"), "holds another model"),
         (lambda c: c["perception"]["modality_adapter"].update(_target_="os.system"), "os.system"),
         (lambda c: c["perception"]["encoder"].update(_target_="torch.nn.Linear"), "torch.nn.Linear"),
+        (lambda c: c["tokenizer"]["names"].update(tokenizer_json="/somewhere/else"), "unsafe file name"),
+        (lambda c: c["tokenizer"]["names"].update(tokenizer_json="../else"), "unsafe file name"),
+        (lambda c: c["tokenizer"]["files"].update(tokenizer_json="/etc/passwd"), "unsafe file name"),
+        (lambda c: c["tokenizer"]["files"].update(tokenizer_json="nemo:../else"), "unsafe file name"),
         (
             lambda c: c["llm_config"].update(model_type="mine", auto_map={"AutoConfig": "evil.Config"}),
             "unknown LLM type",

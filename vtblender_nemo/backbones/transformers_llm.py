@@ -6,6 +6,7 @@ Shapes: B conversations, T positions, H hidden, V vocabulary, N rows.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -46,6 +47,7 @@ class TransformersLLM(nn.Module):
             raise ConfigError("LoRA and a trainable LLM exclude each other", knob="model.lora or model.train_llm")
         causal_lm.requires_grad_(trainable)
         causal_lm.config.use_cache = False
+        causal_lm.generation_config = GenerationConfig()  # answers follow from the arguments of `generate` alone
         _check_head(causal_lm)
         self.model = add_lora(causal_lm, dict(lora)) if lora else causal_lm
         if lora:
@@ -191,18 +193,32 @@ def load_llm(
         ModelFileError: weights that are missing or do not fit the config.
         ConfigError: an unknown `quantization`, or 4-bit weights without CUDA.
     """
-    extra = {} if quantization is None else {"quantization_config": _quantization(quantization), "device_map": {"": 0}}
+    extra: dict[str, Any] = {}
+    if quantization is not None:
+        device = int(os.environ.get("LOCAL_RANK", "0"))
+        extra = {"quantization_config": _quantization(quantization), "device_map": {"": device}}
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        causal_lm, loaded = AutoModelForCausalLM.from_pretrained(
             name_or_path,
             config=config,
             dtype=torch_dtype(dtype),
             trust_remote_code=False,
             attn_implementation=attention,
+            output_loading_info=True,
             **extra,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(name_or_path, error) from error
+    absent = sorted({*loaded["missing_keys"], *(entry[0] for entry in loaded["mismatched_keys"])})
+    if absent:
+        raise ModelFileError(
+            "the LLM's files lack weights, which would be left at random",
+            path=name_or_path,
+            value=absent[:5],
+            expected="every weight of the model that its config describes",
+            knob="model.pretrained_llm",
+        )
+    return causal_lm
 
 
 def torch_dtype(name: str) -> torch.dtype:

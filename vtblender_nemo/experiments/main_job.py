@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from vtblender_nemo.evaluation.items import Item, read_items
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 SECONDS_FILE = "seconds.json"
 FACTS_FILE = "facts.json"
+WORLD_FILE = "world.json"
 
 
 def run(cfg: DictConfig) -> None:
@@ -42,8 +44,11 @@ def run(cfg: DictConfig) -> None:
     quiet_host()
     if cfg.get("tiny"):
         with clock("world"):
-            _prepare_world(cfg.tiny)
+            world = _prepare_world(cfg.tiny)
+        _write_json(directory / WORLD_FILE, world)
     model_path = train(cfg, clock)
+    if rank_zero_only.rank:
+        return  # one process evaluates
     if not cfg.get("evaluation"):
         print(f"Trained: {model_path}")
         return
@@ -67,7 +72,8 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
     """
     directory = Path(cfg.output_dir)
     path = directory / f"{directory.resolve().name}.nemo"
-    from vtblender_nemo.training.fit import CONFIG_FILE, build_data, build_model, fit, hold_to_config, load_best
+    from vtblender_nemo.training.fit import CONFIG_FILE, build_data, build_model, fit, load_best
+    from vtblender_nemo.training.run_config import hold_to_config
 
     hold_to_config(cfg, directory / CONFIG_FILE)
     if path.exists():
@@ -79,11 +85,12 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
     with clock("training"):
         data = build_data(cfg, model)
         trainer = fit(cfg, model, data)
-        if cfg.get("save_checkpoint", "last") == "best":
+        if cfg.save_checkpoint == "best":
             load_best(trainer, model)
+        # before the model, whose file says that training is done; of the first rank, whose share is that of all
+        facts = {"sources": data.shares(), "skipped": data.skipped(), "trained_parameters": model.trained_parameters()}
+        _write_json(directory / FACTS_FILE, facts)
         model.save_to(path)
-    facts = {"sources": data.shares(), "skipped": data.skipped(), "trained_parameters": model.trained_parameters()}
-    _write_json(directory / FACTS_FILE, facts)
     return path
 
 
@@ -94,7 +101,7 @@ def quiet_host() -> None:
     nemo_logging.setLevel(logging.ERROR)
     for name in ("hydra.utils", "nv_one_logger", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "hydra.utils" else logging.ERROR)
-    warnings.filterwarnings("ignore", module="(lightning|nemo|torch|peft|transformers|lhotse)")
+    warnings.filterwarnings("ignore", module="(lightning|nemo)")
 
 
 class Clock:
@@ -131,23 +138,25 @@ class BaseLLM:
 
 
 def _warm_start(cfg: DictConfig, model: VTBlenderModel) -> None:
-    from vtblender_nemo.training.fit import build_data
+    from vtblender_nemo.training.fit import build_data, seed_for_training
     from vtblender_nemo.training.warm_start import warm_start
 
     settings = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     settings.data.train_ds.input_cfg = settings.warm_start.input_cfg
     settings.data.validation_ds = None
     warm_start(model, build_data(settings, model), settings.warm_start, Path(cfg.output_dir) / "warm_start.safetensors")
+    seed_for_training(cfg)  # the same random numbers follow a warm start that was made and one that was kept
 
 
-def _prepare_world(cfg: DictConfig) -> None:
+def _prepare_world(cfg: DictConfig) -> dict[str, Any]:
+    """Makes the tiny world, or reuses it; returns what its language model and encoder can do."""
     from vtblender_nemo.tiny.config import config_from
     from vtblender_nemo.tiny.world import prepare
 
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     directory = values.pop("directory")
-    prepare(config_from(values), Path(directory))
+    return prepare(config_from(values), Path(directory)).report
 
 
 def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) -> None:
@@ -158,13 +167,15 @@ def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) 
         base_text = _evaluate_base(cfg.evaluation, model, directory / "predictions" / "base", model_path)
     contrasts = _contrasts(cfg, clock) if cfg.get("contrast") else None
     facts = json.loads((directory / FACTS_FILE).read_text())
-    sources = {name: SourceShare(share["weight"], share["share"]) for name, share in facts["sources"].items()}
+    sources = {name: SourceShare(share["weight"], share["seen"]) for name, share in facts["sources"].items()}
     about = {
         "seed": cfg.seed,
         "base": model.cfg.pretrained_llm,
         "warm_start_steps": cfg.warm_start.steps,
         "skipped_rows": facts["skipped"],
     }
+    if (directory / WORLD_FILE).exists():
+        about["world"] = json.loads((directory / WORLD_FILE).read_text())
     report = build_report(
         results,
         base_text=base_text,
@@ -176,7 +187,7 @@ def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) 
 
 
 def _contrasts(cfg: DictConfig, clock: Clock) -> dict[str, dict[str, TaskResult]]:
-    """The same steps, learning rate and data order on speech alone: with LoRA, and with the LLM unfrozen."""
+    """The same steps, learning rates and seed on speech alone: with LoRA, and with the LLM unfrozen."""
     found: dict[str, dict[str, TaskResult]] = {}
     for name in ("speech_only_lora", "speech_only_unfrozen"):
         contrast = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
@@ -234,6 +245,7 @@ def _asked_for(report: Mapping[str, Any], cfg: DictConfig) -> bool:
     return not cfg.get("contrast") or "contrast" in report
 
 
+@rank_zero_only
 def _write_json(path: Path, value: Any) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=1))

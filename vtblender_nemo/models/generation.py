@@ -36,12 +36,19 @@ def collate(conversations: Sequence[Conversation], chat_format: ChatFormat, samp
         DataError: turns in a wrong order.
         AudioError: an audio that cannot be decoded.
     """
-    prompts = [chat_format.encode(conversation.turns) for conversation in conversations]
-    batch, errors = Collator(chat_format.audio_locator_id, sampling_rate)(conversations, prompts)
+    batch, errors = collate_usable(conversations, chat_format, sampling_rate)
     for error in errors.values():
         raise error
     assert batch is not None, "without errors nothing was left out"
     return batch
+
+
+def collate_usable(
+    conversations: Sequence[Conversation], chat_format: ChatFormat, sampling_rate: int
+) -> tuple[Batch | None, dict[int, DataError]]:
+    """Conversations as one batch but for those whose audio cannot be decoded; see `Collator`."""
+    prompts = [chat_format.encode(conversation.turns) for conversation in conversations]
+    return Collator(chat_format.audio_locator_id, sampling_rate)(conversations, prompts)
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 
 import torch
@@ -10,8 +11,10 @@ from omegaconf import DictConfig
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.evaluation.metrics import compute
-from vtblender_nemo.models.generation import answer, collate
+from vtblender_nemo.models.generation import answer, collate_usable
 from vtblender_nemo.models.speech_llm import SpeechLLM
+
+logger = logging.getLogger(__name__)
 
 ERROR_RATES = frozenset({"wer"})
 """Metrics of which less is better."""
@@ -33,8 +36,14 @@ class ValidationRun:
 
     @torch.inference_mode()
     def add(self, name: str, model: SpeechLLM, chat_format: ChatFormat, conversations: list[Conversation]) -> None:
-        """Scores conversations of the set `name`, which end with the reference answer."""
-        loss = model(collate(conversations, chat_format, model.perception.sampling_rate).to(model.llm.device))
+        """Scores conversations of the set `name`, which end with the reference answer; broken audio is left out and told."""
+        batch, errors = collate_usable(conversations, chat_format, model.perception.sampling_rate)
+        for error in errors.values():
+            logger.warning("validation set %s: left out: %s", name, error)
+        if batch is None:
+            return
+        conversations = [one for number, one in enumerate(conversations) if number not in errors]
+        loss = model(batch.to(model.llm.device))
         self._nll[name] += float(loss.sum)
         self._targets[name] += loss.targets
         prompts = [Conversation(c.id, c.turns[:-1], c.source) for c in conversations]

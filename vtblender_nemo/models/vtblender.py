@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from nemo.core.classes import ModelPT
 from nemo.core.classes.common import PretrainedModelInfo
+from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -21,7 +22,7 @@ from vtblender_nemo.backbones.transformers_llm import TransformersLLM, build_llm
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
-from vtblender_nemo.common.errors import ModelFileError
+from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.models.generation import answer, as_conversations
 from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
 from vtblender_nemo.models.speech_llm import SpeechLLM, TargetLoss
@@ -36,14 +37,14 @@ class VTBlenderModel(ModelPT):
     """Perception and a frozen LLM with LoRA, trained jointly on text and speech.
 
     Args:
-        cfg: the `model` section of a configuration (`conf/model/*.yaml` tells every key).
+        cfg: the `model` section of a configuration (`conf/base.yaml` tells every key).
         trainer: set by Lightning users who build the trainer first.
     """
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
         super().__init__(cfg=cfg, trainer=trainer)
         self.strict_loading = (
-            False  # Lightning checkpoints leave the frozen LLM out; `load_state_dict` is strict itself
+            False  # Lightning's checkpoints leave the frozen LLM out; `load_state_dict` is strict itself
         )
         restoring = self._is_model_being_restored()
         self._tokenizer_dir = tempfile.TemporaryDirectory(prefix="vtblender_tokenizer_")
@@ -119,13 +120,14 @@ class VTBlenderModel(ModelPT):
             DataError: a conversation that cannot be read, or is too long.
             AudioError: an audio that is missing or cannot be decoded.
         """
-        was_training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             chats = as_conversations(conversations)
             return answer(self.speech_llm, self.chat_format, chats, max_new_tokens=max_new_tokens, **sampling)
         finally:
-            self.train(was_training)
+            for module, mode in modes.items():
+                module.training = mode
 
     def forward(self, batch: Batch) -> TargetLoss:
         return self.speech_llm(batch)
@@ -207,13 +209,16 @@ class VTBlenderModel(ModelPT):
         """Writes a `.nemo`, whole or not at all. With `save_llm: false` the frozen LLM stays out, named by path and hash."""
         target = Path(save_path).expanduser().resolve()
         unfinished = target.with_name(target.name + ".unfinished")
-        keep = self.cfg.get("save_llm", True) or self.cfg.get("train_llm", False)
+        # a quantised LLM is packed in a form that only its loader makes
+        keep = self.cfg.get("train_llm", False) or (self.cfg.get("save_llm", True) and not self.cfg.get("quantization"))
         with open_dict(self.cfg):
             self.cfg.llm_fingerprint = None if keep else self.llm.fingerprint()
         with self._without_llm(not keep):
             super().save_to(str(unfinished))
-        if unfinished.exists():  # only rank 0 writes
+        if is_global_rank_zero():
             unfinished.replace(target)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()  # so that no rank takes the file for finished, or missing, too early
 
     @classmethod
     def restore_from(cls, restore_path: str | Path, *args: Any, **kwargs: Any) -> Any:
@@ -286,9 +291,9 @@ class VTBlenderModel(ModelPT):
         folder = Path(self._tokenizer_dir.name)
         if restoring:
             for key, name in self.cfg.tokenizer.names.items():
-                shutil.copy(
-                    self.register_artifact(f"tokenizer.files.{key}", self.cfg.tokenizer.files[key]), folder / name
-                )
+                packed = str(self.cfg.tokenizer.files[key])
+                _check_artifact(name, packed)
+                shutil.copy(self.register_artifact(f"tokenizer.files.{key}", packed), folder / name)
         else:
             source = AutoTokenizer.from_pretrained(self.cfg.pretrained_llm, trust_remote_code=False)
             source.save_pretrained(folder)
@@ -322,6 +327,10 @@ class VTBlenderModel(ModelPT):
                 quantization=cfg.get("quantization"),
             )
         lora = OmegaConf.to_container(cfg.lora, resolve=True) if cfg.get("lora") else None
+        if cfg.get("train_llm", False) and cfg.llm_dtype != "float32":
+            raise ConfigError(
+                "what is trained is kept in float32", value=cfg.llm_dtype, expected="float32", knob="model.llm_dtype"
+            )
         llm = TransformersLLM(causal_lm, lora=lora, trainable=cfg.get("train_llm", False))
         if restoring and not inside:
             self._check_fingerprint(llm)
@@ -350,6 +359,17 @@ class VTBlenderModel(ModelPT):
             perception.scale_projection(llm.embed_rms())
         perception.encoder.requires_grad_(not cfg.perception.get("freeze_encoder", False))
         return perception
+
+
+def _check_artifact(name: str, packed: str) -> None:
+    """A restored configuration names files to copy: they may come only out of the archive, and go only into our folder."""
+    inside = packed.removeprefix("nemo:")
+    if not packed.startswith("nemo:") or Path(inside).name != inside or Path(name).name != name or name in ("", ".."):
+        raise ModelFileError(
+            "unsafe file name in the model's configuration",
+            value={name: packed},
+            expected="plain names of files inside the archive",
+        )
 
 
 def _part_of(name: str) -> str:

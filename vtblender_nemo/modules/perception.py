@@ -39,6 +39,18 @@ class Perception(AudioPerceptionModule):
             # Ranks hold audio of different lengths, or none: the encoder's own all-reduce of lengths would hang or crash.
             module.sync_max_audio_length = False
 
+    def train(self, mode: bool = True) -> Perception:
+        """A frozen encoder keeps its batch statistics and has no dropout, whatever the mode of the rest."""
+        super().train(mode)
+        if self.cfg.get("freeze_encoder", False):
+            self.encoder.eval()
+        return self
+
+    @property
+    def extra_frames(self) -> int:
+        """Frames that every segment has beside those of its audio."""
+        return int(self.separator is not None)
+
     @property
     def sampling_rate(self) -> int:
         """Hz that waveforms must have."""

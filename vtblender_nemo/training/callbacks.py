@@ -38,6 +38,9 @@ class RandomStates(Callback):
         self._model = pl_module
 
     def state_dict(self) -> dict[str, Any]:
+        return {"ranks": _of_all_ranks(self._own_states())}
+
+    def _own_states(self) -> dict[str, Any]:
         numpy_state: Any = np.random.get_state(legacy=False)
         return {
             "python": random.getstate(),
@@ -48,7 +51,10 @@ class RandomStates(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._to_restore = state_dict
+        ranks = state_dict["ranks"]
+        rank = _rank()
+        # on more ranks than were saved, those that are new go on from their own seeds
+        self._to_restore = ranks[rank] if rank < len(ranks) else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._to_restore is None:
@@ -121,7 +127,7 @@ class LogShares(Callback):
         self._data = data
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        shares = {f"share/{name}": row["share"] for name, row in self._data.shares().items()}
+        shares = {f"share/{name}": row["seen"] for name, row in self._data.shares().items()}
         for own in trainer.loggers:
             own.log_metrics(shares, trainer.global_step)
 
@@ -134,16 +140,16 @@ def share_warnings(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
     """What is to be said of sources that gave more or less than their weight asked for.
 
     Args:
-        shares: see `TrainLoader.shares`. A weight counts rows, or micro-batches in a round robin; either will do.
+        shares: see `TrainLoader.shares`.
     """
     rows = sum(row["rows_seen"] for row in shares.values())
     found = []
     for name, row in shares.items():
         wanted = row["weight"]
         chance = 4 * math.sqrt(wanted * (1 - wanted) / max(rows, 1)) + 0.01  # and rows that wait in open batches
-        if min(abs(row["share"] - wanted), abs(row["batch_share"] - wanted)) > chance:
+        if abs(row["seen"] - wanted) > chance:
             found.append(
-                f"source {name} gave {row['share']:.3f} of the rows where its weight asked for {wanted:.3f}; "
+                f"source {name} gave a share of {row['seen']:.3f} where its weight asked for {wanted:.3f}; "
                 "skipped.jsonl lists rows that were left out"
             )
     return found
@@ -156,6 +162,20 @@ class ForgetHistory(Callback):
         for own in trainer.loggers:
             if isinstance(own, HistoryLogger):
                 own.forget_after(trainer.global_step)
+
+
+def _rank() -> int:
+    return (
+        torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+    )
+
+
+def _of_all_ranks(own: dict[str, Any]) -> list[dict[str, Any]]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [own]
+    gathered: list[dict[str, Any]] = [own] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
 
 
 def _as_tuples(value: Any) -> Any:

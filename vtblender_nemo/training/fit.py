@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -16,17 +16,24 @@ from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.models.vtblender import VTBlenderModel
 from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, LogShares, RandomStates
+from vtblender_nemo.training.run_config import hold_to_config
 
 HISTORY_FILE = "history.jsonl"
 CONFIG_FILE = "config.yaml"
 LOG_DIR = "training"
-_FIXED_KEYS = ("model", "data", "seed", "warm_start")  # what makes a run another run
 
 
 def build_model(cfg: DictConfig) -> VTBlenderModel:
-    """The model of `cfg.model`, with random parts drawn from `cfg.seed`."""
+    """The model of `cfg.model`, with random parts drawn from `cfg.seed`, in train mode."""
     pl.seed_everything(cfg.seed, workers=True)
-    return VTBlenderModel(OmegaConf.create(OmegaConf.to_container(cfg.model, resolve=True)))
+    model = VTBlenderModel(OmegaConf.create(OmegaConf.to_container(cfg.model, resolve=True))).train()
+    seed_for_training(cfg)
+    return model
+
+
+def seed_for_training(cfg: DictConfig) -> None:
+    """Gives every rank random numbers of its own, the same at every start."""
+    pl.seed_everything(cfg.seed + (rank_zero_only.rank or 0), workers=True)
 
 
 def build_data(cfg: DictConfig, model: VTBlenderModel) -> BlendDataModule:
@@ -37,6 +44,7 @@ def build_data(cfg: DictConfig, model: VTBlenderModel) -> BlendDataModule:
         token_equivalent_duration=model.token_equivalent_duration,
         sampling_rate=model.sampling_rate,
         skipped_path=Path(cfg.output_dir) / "skipped.jsonl",
+        extra_frames=model.perception.extra_frames,
     )
 
 
@@ -59,9 +67,15 @@ def fit(
     """
     directory = Path(cfg.output_dir)
     hold_to_config(cfg, directory / CONFIG_FILE)
+    if cfg.save_checkpoint == "best" and not data.validation_names:
+        raise ConfigError(
+            "without validation sets no checkpoint is the best",
+            expected="sets in data.validation_ds, or the last checkpoint",
+            knob="data.validation_ds.sets, or save_checkpoint=last",
+        )
     trainer = build_trainer(cfg.trainer, [LogShares(data), *(callbacks or [])])
     model.set_trainer(trainer)
-    exp_manager(trainer, _exp_manager_config(cfg))
+    exp_manager(trainer, _exp_manager_config(cfg, scored=bool(data.validation_names)))
     _add_logger(trainer, HistoryLogger(directory / HISTORY_FILE))
     trainer.fit(model, datamodule=data, ckpt_path=trainer.ckpt_path)
     return trainer
@@ -82,7 +96,16 @@ def load_best(trainer: pl.Trainer, model: VTBlenderModel) -> None:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None) -> pl.Trainer:
-    """Lightning's trainer. The blend has no end, so the steps of the training bound its one epoch."""
+    """Lightning's trainer. The blend has no end, so the steps of the training bound its one epoch.
+
+    Args:
+        cfg: arguments of `lightning.pytorch.Trainer`; `val_check_interval` counts optimiser steps, `precision: auto` is
+            bf16-mixed where the device is fast in it, else 32-true, and `strategy: auto` bears ranks without audio.
+        callbacks: beside those that every training has.
+
+    Raises:
+        ConfigError: no end, or no validation before the end.
+    """
     settings: dict[str, Any] = {
         "logger": False,  # the host's exp_manager adds loggers and checkpoints
         "enable_checkpointing": False,
@@ -90,54 +113,43 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None) -
         "check_val_every_n_epoch": None,
         **OmegaConf.to_container(cfg, resolve=True),
     }
-    if settings.get("max_steps", -1) <= 0:
-        raise ConfigError(
-            "training without end", value=settings.get("max_steps"), expected="> 0", knob="trainer.max_steps"
-        )
-    micro_batches = settings["max_steps"] * settings.get("accumulate_grad_batches", 1)
-    settings.setdefault("limit_train_batches", micro_batches)  # gives the progress bar its end
-    if settings.get("val_check_interval", 0) and settings["val_check_interval"] > micro_batches:
+    steps, accumulate = settings.get("max_steps", -1), settings.get("accumulate_grad_batches", 1)
+    if steps <= 0:
+        raise ConfigError("training without end", value=steps, expected="> 0", knob="trainer.max_steps")
+    interval = settings.get("val_check_interval") or steps
+    if interval > steps:
         raise ConfigError(
             "validation would never run",
-            value=settings["val_check_interval"],
-            expected=f"at most {micro_batches} micro-batches",
+            value=interval,
+            expected=f"at most {steps} steps",
             knob="trainer.val_check_interval",
         )
+    settings["val_check_interval"] = interval * accumulate  # Lightning counts micro-batches
+    settings.setdefault("limit_train_batches", steps * accumulate)  # gives the progress bar its end
+    settings["precision"] = resolve_precision(settings.get("precision", "auto"), settings.get("accelerator", "auto"))
+    if settings.get("strategy", "auto") == "auto" and _may_be_distributed(settings):
+        settings["strategy"] = "ddp_find_unused_parameters_true"  # a batch without audio leaves parts without gradients
     return pl.Trainer(callbacks=[RandomStates(), ForgetHistory(), *(callbacks or [])], **settings)
 
 
-def hold_to_config(cfg: DictConfig, path: Path) -> None:
-    """Keeps a run's configuration beside it, and refuses to go on with another one.
-
-    Raises:
-        ConfigError: the kept model, data or seed differ; the first differing key is named.
-    """
-    wanted = {key: OmegaConf.to_container(cfg[key], resolve=True) if key != "seed" else cfg[key] for key in _FIXED_KEYS}
-    if path.exists():
-        kept = OmegaConf.to_container(OmegaConf.load(path))
-        for key, (old, new) in _differences({k: kept.get(k) for k in _FIXED_KEYS}, wanted).items():
-            raise ConfigError(
-                f"output_dir holds a run with another {key}",
-                path=path,
-                value=new,
-                expected=repr(old),
-                knob="output_dir, or delete the folder",
-            )
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), path)
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """`auto` as bf16-mixed on GPUs and on processors that multiply bfloat16 in hardware, else 32-true."""
+    if precision != "auto":
+        return precision
+    on_gpu = torch.cuda.is_available() and accelerator != "cpu"
+    fast = on_gpu or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast else "32-true"
 
 
-def _differences(old: Any, new: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found: dict[str, tuple[Any, Any]] = {}
-        for name in sorted({*old, *new}):
-            found.update(_differences(old.get(name), new.get(name), f"{key}.{name}" if key else name))
-        return found
-    return {} if old == new else {key: (old, new)}
+def _may_be_distributed(settings: dict[str, Any]) -> bool:
+    devices = settings.get("devices", "auto")
+    if devices == "auto":
+        devices = torch.cuda.device_count() if settings.get("accelerator", "auto") != "cpu" else 1
+    return settings.get("num_nodes", 1) > 1 or devices not in (0, 1, "1")
 
 
-def _exp_manager_config(cfg: DictConfig) -> DictConfig:
+def _exp_manager_config(cfg: DictConfig, *, scored: bool) -> DictConfig:
+    """The host's settings for this run; without validation sets, checkpoints are made by steps and the last one is kept."""
     settings = OmegaConf.create(OmegaConf.to_container(cfg.exp_manager, resolve=True))
     with open_dict(settings):
         # a folder of its own: on every resume the host moves the files it finds there into run_0, run_1, ...
@@ -145,6 +157,11 @@ def _exp_manager_config(cfg: DictConfig) -> DictConfig:
         settings.resume_if_exists = True
         settings.resume_ignore_no_checkpoint = True
         settings.seconds_to_sleep = 0
+        if not scored and settings.get("create_checkpoint_callback", True):
+            every = min(cfg.trainer.get("val_check_interval") or cfg.trainer.max_steps, cfg.trainer.max_steps)
+            settings.checkpoint_callback_params.update(
+                {"monitor": "train_loss", "mode": "min", "every_n_train_steps": every, "every_n_epochs": None}
+            )
     return settings
 
 

@@ -9,7 +9,7 @@ import torch
 from nemo.core.optim.lr_scheduler import CosineAnnealing
 from omegaconf import DictConfig
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from vtblender_nemo.common.errors import ConfigError
 
@@ -78,6 +78,8 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
     adamw = AdamW(adamw_groups, lr=cfg.lr, betas=tuple(cfg.betas), weight_decay=cfg.weight_decay)
     if not muon_groups:
         return adamw
+    from torch.optim import Muon  # torch 2.9
+
     muon = Muon(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
     return CombinedOptimizer([muon, adamw])
 

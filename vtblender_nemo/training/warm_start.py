@@ -22,6 +22,7 @@ from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.models.vtblender import VTBlenderModel
+from vtblender_nemo.training.fit import resolve_precision
 from vtblender_nemo.training.optim import build_optimizer, build_scheduler
 
 _TRAINED = ("modality_adapter", "projection")
@@ -37,12 +38,13 @@ def warm_start(model: VTBlenderModel, data: BlendDataModule, cfg: DictConfig, pa
         path: a safetensors file that keeps the result.
     """
     if not path.exists():
+        modes = {module: module.training for module in model.modules()}
         encoder_was_trained = [(p, p.requires_grad) for p in model.perception.encoder.parameters()]
         model.perception.encoder.requires_grad_(False)
         trainer = pl.Trainer(
             accelerator=cfg.accelerator,
             devices=1,
-            precision=cfg.precision,
+            precision=resolve_precision(cfg.precision, cfg.accelerator),
             max_steps=cfg.steps,
             limit_train_batches=cfg.steps,
             gradient_clip_val=1.0,
@@ -53,6 +55,8 @@ def warm_start(model: VTBlenderModel, data: BlendDataModule, cfg: DictConfig, pa
         trainer.fit(_TiedCTC(model, cfg), data.train_dataloader())
         for parameter, trained in encoder_was_trained:
             parameter.requires_grad_(trained)
+        for module, mode in modes.items():
+            module.training = mode
         unfinished = path.with_suffix(".unfinished")
         save_file({name: weight.contiguous() for name, weight in _adapter_state(model).items()}, unfinished)
         unfinished.replace(path)
