@@ -25,7 +25,7 @@ _TASK_SHARES = {
     "upper": 3,
     "json": 2,
     "count": 3,
-    "last_word": 1,
+    "last_word": 1.5,
     "first_words": 1.5,
     "sort": 2.5,
     "sum": 1,

@@ -47,16 +47,8 @@ class VoicesConfig:
             depends on what it said before.
     """
 
-    accents: tuple[str, ...] = (
-        "en-us",
-        "en-gb",
-        "en-gb-scotland",
-        "en-gb-x-gbclan",
-        "en-gb-x-rp",
-        "en-us-nyc",
-        "en-029",
-    )
-    held_out_accents: tuple[str, ...] = ("en-gb-x-gbcwmd",)
+    accents: tuple[str, ...] = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-gbclan", "en-us-nyc", "en-029")
+    held_out_accents: tuple[str, ...] = ("en-gb-x-rp", "en-gb-x-gbcwmd")
     variants: tuple[str, ...] = ("m1", "m2", "m3", "m4", "m6", "m8", "f1", "f2", "f4", "f5")
     held_out_variants: tuple[str, ...] = ("m5", "m7", "f3")
     rate_wpm: tuple[int, int] = (165, 215)
@@ -89,8 +81,8 @@ class LanguageModelConfig:
     heads: int = 4
     feed_forward: int = 512
     init_std: float = 0.06
-    steps: int = 1300
-    tokens_per_batch: int = 2000
+    steps: int = 2300
+    tokens_per_batch: int = 1200
     muon_lr: float = 1.5e-3
     adamw_lr: float = 2e-3
     prompt_loss_weight: float = 0.05
@@ -124,10 +116,10 @@ class EncoderConfig:
     conv_kernel: int = 9
     subsampling_channels: int = 16
     freq_masks: int = 2
-    freq_width: int = 15
+    freq_width: int = 10
     time_masks: int = 2
-    time_width: int = 8
-    steps: int = 1000
+    time_width: int = 6
+    steps: int = 1100
     frames_per_batch: int = 12_000
     muon_lr: float = 3e-3
     adamw_lr: float = 3e-3
