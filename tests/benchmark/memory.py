@@ -1,6 +1,6 @@
 """GPU memory of weights, gradients and optimiser states for every LLM in `conf/llm`, computed from shapes on empty weights.
 
-    python tests/benchmark/memory.py
+    python -m tests.benchmark.memory
 
 Activations come on top: they depend on the length of conversations. Shapes are those of the published models.
 """

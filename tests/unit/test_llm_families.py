@@ -108,3 +108,15 @@ def test_training_in_bfloat16_is_refused(gemma: Path, tmp_path: Path) -> None:
     cfg = model_config(gemma, tmp_path / "none.nemo", train_llm=True, lora=None, llm_dtype="bfloat16")
     with pytest.raises(ConfigError, match=r"model.llm_dtype"):
         VTBlenderModel(cfg)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [({"temprature": 0.5}, "unknown argument.*temperature"), ({"temperature": 0.5}, "no effect.*do_sample=True")],
+)
+def test_sampling_that_would_be_ignored_is_refused(gemma: Path, sampling: dict[str, float], message: str) -> None:
+    llm = load(gemma)
+    with pytest.raises(ConfigError, match=message):
+        llm.generate(
+            llm.embed(torch.tensor([[7]])), torch.ones(1, 1).bool(), max_new_tokens=1, stop_ids=[1], **sampling
+        )

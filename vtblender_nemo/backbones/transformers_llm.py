@@ -26,6 +26,8 @@ from transformers import (
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.modules.lora import add_lora
 
+_ONLY_SAMPLED = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
+_SAMPLING = _ONLY_SAMPLED | {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -106,6 +108,7 @@ class TransformersLLM(nn.Module):
         Returns:
             (B, at most max_new_tokens) ids, filled up with the first of `stop_ids`.
         """
+        _check_sampling(sampling)
         settings = {"do_sample": False, **sampling}
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -248,6 +251,18 @@ def _quantization(kind: str) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_use_double_quant=True,
     )
+
+
+def _check_sampling(sampling: Mapping[str, Any]) -> None:
+    """Transformers ignores what it does not know, and temperatures without `do_sample`; both would mislead."""
+    unknown = sorted(set(sampling) - _SAMPLING)
+    if unknown:
+        raise ConfigError(
+            "unknown argument of generate", value=unknown, expected=f"some of {', '.join(sorted(_SAMPLING))}"
+        )
+    without_effect = sorted(set(sampling) & _ONLY_SAMPLED)
+    if without_effect and not sampling.get("do_sample"):
+        raise ConfigError("has no effect on greedy answers", value=without_effect, knob="do_sample=True")
 
 
 def _head(causal_lm: PreTrainedModel, rows: Tensor) -> Tensor:

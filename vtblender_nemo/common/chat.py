@@ -8,6 +8,7 @@ conversation up to an answer equal the ids of the inference prompt of the same t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,6 +68,9 @@ class ChatFormat:
         if audio_locator_tag not in tokenizer.get_vocab():
             tokenizer.add_tokens([audio_locator_tag], special_tokens=True)
         self.audio_locator_id: int = tokenizer.convert_tokens_to_ids(audio_locator_tag)
+        # As text they would open and close turns, or stand for audio.
+        controls = sorted({audio_locator_tag, *tokenizer.all_special_tokens}, key=len, reverse=True)
+        self._control_tokens = re.compile("|".join(map(re.escape, controls)))
         self._learn_template()
         self.stop_ids = self._find_stop_ids()
 
@@ -74,7 +78,7 @@ class ChatFormat:
         """Token ids of a conversation: a training example if it ends with the assistant, else a prompt to be answered.
 
         Raises:
-            DataError: turns in a wrong order, or the locator tag inside a text.
+            DataError: turns in a wrong order, or a control token inside a text.
         """
         check_turns(turns, answered=bool(turns) and turns[-1].role == "assistant")
         system, dialogue = ("", turns) if turns[0].role != "system" else (self._content(turns[0]), turns[1:])
@@ -128,12 +132,13 @@ class ChatFormat:
         for part in turn.parts:
             if isinstance(part, Audio):
                 content += self.audio_locator_tag
-            elif self.audio_locator_tag in part.text:
+            elif (control := self._control_tokens.search(part.text)) is not None:
+                is_locator = control[0] == self.audio_locator_tag
                 raise DataError(
-                    "the audio locator tag stands inside a text",
+                    f"{'the audio locator tag' if is_locator else 'a control token'} stands inside a text",
                     value=part.text,
-                    expected=f"text without {self.audio_locator_tag}",
-                    knob="model.audio_locator_tag",
+                    expected=f"text without {control[0]}",
+                    knob="model.audio_locator_tag" if is_locator else None,
                 )
             elif part.text.strip():
                 content += (" " if content else "") + part.text.strip()
