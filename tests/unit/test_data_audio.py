@@ -10,9 +10,11 @@ import soundfile as sf
 import torch
 
 from tests.helpers.corpus import RATE, write_level, write_ramp
-from vtblender_nemo.common.audio import cut_from_array, cut_from_file, load_samples
+from vtblender_nemo.common.audio import cut_from_array, cut_from_file, first_line, load_samples
 from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn, from_messages, merge_same_role
 from vtblender_nemo.common.errors import AudioError, DataError
+from vtblender_nemo.data.lazy_audio import lazy_cut
+from vtblender_nemo.data.rows import Member
 
 
 def test_a_span_of_a_file_is_right_to_the_sample(tmp_path):
@@ -40,6 +42,29 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "b.wav").write_bytes(b"no audio at all")
     with pytest.raises(AudioError, match=r"b.wav: audio file cannot be opened"):
         cut_from_file(tmp_path / "b.wav")
+
+
+def test_errors_of_decoders_are_one_short_line(tmp_path):
+    path = tmp_path / ("long" * 50 + ".wav")
+    path.write_bytes(b"no audio at all")
+    member = Member("b.wav", 0, 15)
+    opened = [
+        lambda: cut_from_file(path),
+        lambda: load_samples(lazy_cut(path, duration_secs=1.0, sampling_rate=RATE), RATE),
+        lambda: lazy_cut(path, duration_secs=None, sampling_rate=RATE, member=member),
+    ]
+    for broken in opened:
+        with pytest.raises(AudioError, match="cannot be") as caught:
+            broken()
+        assert "\n" not in str(caught.value)
+        assert len(caught.value.problem) < 260
+
+
+@pytest.mark.parametrize(
+    ("said", "line"), [("", "ValueError"), ("\n a \nb", "a"), ("x" * 201, "x" * 197 + "..."), ("x" * 200, "x" * 200)]
+)
+def test_the_first_line_of_an_error(said, line):
+    assert first_line(ValueError(said)) == line
 
 
 def test_a_file_that_is_cut_off_after_its_header(tmp_path):
@@ -83,6 +108,25 @@ def test_arrays(samples, expected):
 def test_arrays_that_are_no_audio_are_refused(samples):
     with pytest.raises(AudioError, match="audio array"):
         cut_from_array(samples, RATE)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, np.uint16, np.bool_, np.complex64, np.object_])
+def test_arrays_of_other_types_are_not_taken_unscaled(dtype):
+    with pytest.raises(
+        AudioError, match=rf"wrong dtype; found '{np.dtype(dtype)}'; expected float samples .* or int16"
+    ):
+        cut_from_array(np.ones(100, dtype=dtype), RATE)
+
+
+@pytest.mark.parametrize("rate", [0, -16000, None, "16000", True, float("nan"), float("inf"), 0.5])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(AudioError, match="expected a positive whole number of Hz.*sampling_rate"):
+        cut_from_array(np.zeros(100), rate)
+
+
+@pytest.mark.parametrize("rate", [16000.0, np.int64(16000), np.float32(16000)])
+def test_a_rate_may_be_any_number_type(rate):
+    assert cut_from_array(np.zeros(100), rate).sampling_rate == 16000
 
 
 def test_messages_with_paths_arrays_and_tensors(tmp_path):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 SHORTEST_SECS = 0.01
+_LONGEST_SAYING = 200  # characters; decoders dump whole tracebacks of each of their backends
 
 
 def cut_from_file(path: str | Path, *, offset_secs: float = 0.0, duration_secs: float | None = None) -> Cut:
@@ -33,7 +34,7 @@ def cut_from_file(path: str | Path, *, offset_secs: float = 0.0, duration_secs: 
     try:
         recording = Recording.from_file(path, recording_id=str(path))
     except Exception as error:  # every backend of Lhotse raises errors of its own
-        raise AudioError(f"audio file cannot be opened ({error})", path=path) from error
+        raise AudioError(f"audio file cannot be opened ({first_line(error)})", path=path) from error
     return cut_span(recording.to_cut(), offset_secs, duration_secs, path)
 
 
@@ -61,18 +62,30 @@ def cut_from_array(samples: np.ndarray, sampling_rate: int, *, id: str = "array"
     """A cut over samples in memory.
 
     Args:
-        samples: float or int16, (S,) or (channels, S); two-dimensional arrays with more rows than columns are refused.
-        sampling_rate: Hz.
+        samples: float, or int16 (full scale 32768), (S,) or (channels, S); two-dimensional arrays with more rows than
+            columns are refused.
+        sampling_rate: Hz, a positive whole number.
         id: of the cut, for errors.
 
     Raises:
-        AudioError: wrong shape, no samples, or values that are not finite.
+        AudioError: wrong shape or dtype, no samples, values that are not finite, or a rate that is none.
     """
     from lhotse import Recording
 
+    if not _is_rate(sampling_rate):
+        raise AudioError(
+            "sampling rate of an audio array is none",
+            value=sampling_rate,
+            expected="a positive whole number of Hz",
+            knob="sampling_rate",
+        )
     wave = np.atleast_2d(np.asarray(samples))
     if wave.ndim != 2 or wave.shape[1] == 0 or wave.shape[0] > wave.shape[1]:
         raise AudioError("audio array of a wrong shape", value=np.shape(samples), expected="(S,) or (channels, S)")
+    if wave.dtype != np.int16 and wave.dtype.kind != "f":
+        raise AudioError(
+            "audio array of a wrong dtype", value=str(wave.dtype), expected="float samples in -1 to 1, or int16"
+        )
     if wave.dtype == np.int16:
         wave = wave / np.float32(32768)
     wave = wave.astype(np.float32)
@@ -81,6 +94,19 @@ def cut_from_array(samples: np.ndarray, sampling_rate: int, *, id: str = "array"
     buffer = io.BytesIO()
     sf.write(buffer, wave.T, int(sampling_rate), format="WAV", subtype="FLOAT")
     return Recording.from_bytes(buffer.getvalue(), recording_id=id).to_cut()
+
+
+def _is_rate(value: object) -> bool:
+    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+        return False
+    return bool(np.isfinite(value) and value > 0 and value == int(value))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, shortened to 200 characters."""
+    lines = str(error).split("[extra info]")[0].strip().splitlines() or [type(error).__name__]
+    said = lines[0].rstrip()
+    return said if len(said) <= _LONGEST_SAYING else said[: _LONGEST_SAYING - 3] + "..."
 
 
 def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
@@ -111,5 +137,4 @@ def _undecodable(cut: Cut, error: BaseException) -> AudioError:
                 cause.problem, path=cause.path, value=cause.value, expected=cause.expected, knob=cause.knob
             )
         cause = cause.__cause__ or cause.__context__
-    said = str(error).split("[extra info]")[0].strip()
-    return AudioError(f"audio cannot be decoded ({type(error).__name__}: {said})", path=cut.id)
+    return AudioError(f"audio cannot be decoded ({type(error).__name__}: {first_line(error)})", path=cut.id)

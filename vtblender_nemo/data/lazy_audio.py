@@ -13,7 +13,7 @@ from lhotse.audio.backend import read_audio
 from lhotse.augmentation.torchaudio import get_or_create_resampler
 from lhotse.cut import Cut, MonoCut
 
-from vtblender_nemo.common.audio import SHORTEST_SECS, cut_from_file
+from vtblender_nemo.common.audio import SHORTEST_SECS, cut_from_file, first_line
 from vtblender_nemo.common.errors import AudioError
 from vtblender_nemo.data.rows import Member, read_span
 
@@ -139,7 +139,7 @@ def _member_duration(path: str | Path, member: Member) -> float:
     try:
         return Recording.from_bytes(read_span(path, member.start, member.size), recording_id=member.name).duration
     except Exception as error:  # every backend of Lhotse raises errors of its own
-        raise AudioError(f"audio file cannot be opened ({error})", path=f"{path}/{member.name}") from error
+        raise AudioError(f"audio file cannot be opened ({first_line(error)})", path=f"{path}/{member.name}") from error
 
 
 def lazy_recording(placeholder: Recording, tar: Path, member: Member) -> Recording:
