@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -79,9 +80,24 @@ def test_shuffle_repeats_with_its_seed_only():
     assert heard(blind(items, "shuffle", seed=1)) != heard(blind(items, "shuffle", seed=2))
 
 
-@pytest.mark.parametrize("names", [["a"], ["a", "a", "a"], ["a", "a", "a", "b"]])
+def test_shuffle_stays_within_the_task():
+    kinds = ["question", "fact", "question", "fact", "fact", "question"]
+    items = [replace(item(number, [f"{kind} {number}"]), task=kind) for number, kind in enumerate(kinds)]
+    for seed in range(20):
+        for number, (name,) in enumerate(heard(blind(items, "shuffle", seed=seed))):
+            assert name.startswith(kinds[number])
+            assert name != f"{kinds[number]} {number}"
+
+
+def test_shuffle_names_the_only_item_of_a_task():
+    items = [item(1, ["a"]), item(2, ["b"]), replace(item(3, ["c", "d"]), task="mixed")]
+    with pytest.raises(DataError, match="only one of task mixed.*found '3'.*two items"):
+        blind(items, "shuffle")
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", "a", "a"], ["a", "a", "a", "b"]])
 def test_shuffle_of_too_few_audios_is_an_error(names):
-    with pytest.raises(DataError, match="too few different audios"):
+    with pytest.raises(DataError, match="too few different audios in task sqa"):
         blind([item(number, [name]) for number, name in enumerate(names)], "shuffle")
 
 

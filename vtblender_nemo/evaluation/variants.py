@@ -28,13 +28,14 @@ def blind(items: Sequence[Item], mode: BlindMode, *, seed: int = 0) -> list[Item
 
     Args:
         items: each with at least one audio; items with an error stay as they are.
-        mode: `silence`, zeros of the same length; `shuffle`, audios of other items: never the same file or part of one,
-            nor, where `custom.transcript` tells, the same words.
+        mode: `silence`, zeros of the same length; `shuffle`, audios of other items of the same task (one of another kind
+            would be told apart without listening to its words): never the same file or part of one, nor, where
+            `custom.transcript` tells, the same words.
         seed: of the shuffle.
 
     Raises:
         ConfigError: unknown mode.
-        DataError: an item without audio, or too few different audios to shuffle.
+        DataError: an item without audio, the only item of its task, or too few different audios in a task to shuffle.
     """
     if mode not in ("silence", "shuffle"):
         raise ConfigError("unknown way to blind", value=mode, expected="silence or shuffle", knob="mode")
@@ -43,7 +44,16 @@ def blind(items: Sequence[Item], mode: BlindMode, *, seed: int = 0) -> list[Item
         return _with_audios(items, [Audio(_silence(audio.cut)) for _, audio in audios])
     words = [text for item in items for text in _transcripts(item, required=False)]
     keys = [(number, audio.cut.id, text) for (number, audio), text in zip(audios, words, strict=True)]
-    return _with_audios(items, [audios[position][1] for position in _derange(keys, seed)])
+    positions_by_task: dict[str, list[int]] = {}
+    for position, (number, _) in enumerate(audios):
+        positions_by_task.setdefault(items[number].task, []).append(position)
+    taken: dict[int, Audio] = {}
+    for task, positions in positions_by_task.items():
+        own = [keys[position] for position in positions]
+        _check_company(own, items, task)
+        order = _derange(own, seed, task)
+        taken |= {position: audios[positions[other]][1] for position, other in zip(positions, order, strict=True)}
+    return _with_audios(items, [taken[position] for position in range(len(audios))])
 
 
 def text_twin(items: Sequence[Item]) -> list[Item]:
@@ -127,7 +137,18 @@ def _silence(cut: Cut) -> Cut:
     )
 
 
-def _derange(keys: Sequence[tuple[int, str, str | None]], seed: int) -> list[int]:
+def _check_company(keys: Sequence[tuple[int, str, str | None]], items: Sequence[Item], task: str) -> None:
+    numbers = {number for number, _, _ in keys}
+    if len(numbers) == 1:
+        raise DataError(
+            f"item is the only one of task {task}, so no other can lend it audio",
+            value=items[numbers.pop()].id,
+            expected="two items with audio or more in every task",
+            knob="variants",
+        )
+
+
+def _derange(keys: Sequence[tuple[int, str, str | None]], seed: int, task: str) -> list[int]:
     """A permutation that gives no position a key with a member in common with its own.
 
     A position in conflict swaps with a random one, such that both are right afterwards: positions already seen stay
@@ -139,7 +160,7 @@ def _derange(keys: Sequence[tuple[int, str, str | None]], seed: int) -> list[int
         if all(_repair(position, order, keys, generator) for position in range(len(keys))):
             return order
     raise DataError(
-        "too few different audios to give every item another's",
+        f"too few different audios in task {task} to give every item another's",
         value=len({key[1] for key in keys}),
         expected="no audio or transcript in half of the items or more",
         knob="mode",
