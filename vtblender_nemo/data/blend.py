@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vtblender_nemo.common.chat import ChatFormat, PromptIds
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.config import SourceConfig, read_config, read_input_cfg
+from vtblender_nemo.data.config import SourceConfig, mapping, read_config, read_input_cfg
 from vtblender_nemo.data.order import Order, key_of, mix, unit
 from vtblender_nemo.data.sources import Source, make_source
 
@@ -180,7 +180,8 @@ def _read_level(
     entries = read_input_cfg(input_cfg, place)
     groups: list[list[Weighted]] = []
     for number, entry in enumerate(entries):
-        where, entry = f"{place}[{number}]", {**entry, "tags": {**tags, **entry.get("tags", {})}}
+        where, own = f"{place}[{number}]", mapping(entry.get("tags", {}), f"{place}[{number}].tags")
+        entry = {**entry, "tags": {**tags, **own}}
         if entry.get("type") == "group":
             config = read_config(SourceConfig, entry, where)
             inner = temperature if config.temperature is None else config.temperature

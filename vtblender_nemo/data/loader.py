@@ -17,7 +17,7 @@ from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.blend import Blend, Encoder, Limits, Skip, Weighted, read_sources, reason_of
 from vtblender_nemo.data.buckets import BucketPlanner, Planner, RoundRobinPlanner
 from vtblender_nemo.data.collate import Collator
-from vtblender_nemo.data.config import BatchConfig, TrainConfig, ValidationConfig, plain, read_config
+from vtblender_nemo.data.config import BatchConfig, TrainConfig, ValidationConfig, mapping, plain, read_config
 from vtblender_nemo.data.skips import SkipLog
 from vtblender_nemo.data.train_loader import TrainLoader
 
@@ -151,7 +151,7 @@ def _make_planner(config: TrainConfig, encoder: Encoder) -> Planner:
     for name, values in config.samplers.items():
         place = f"data.train_ds.samplers.{name}"
         shared = {field.name: getattr(config, field.name) for field in fields(BatchConfig) if field.name != "input_cfg"}
-        own = read_config(BatchConfig, {**shared, **plain(values)}, place)
+        own = read_config(BatchConfig, {**shared, **mapping(values, place)}, place)
         own.check(place)
         planners[name] = _make_buckets(own, config, encoder, place)
     return RoundRobinPlanner(planners, config.sampler_weights, seed=config.seed)

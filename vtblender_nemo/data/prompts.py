@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vtblender_nemo.common.conversation import Audio, Text
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.data.config import read_yaml
 
 AUDIO_POSITIONS = ("before", "after", "random")
 _AUDIO_FIELD = "audio"
@@ -40,7 +39,8 @@ class Wordings:
                 expected=f"one of {', '.join(AUDIO_POSITIONS)}",
                 knob="audio_position",
             )
-        if not wordings or not all(isinstance(wording, str) for wording in wordings):
+        listed = isinstance(wordings, Sequence) and not isinstance(wordings, str)
+        if not listed or not wordings or not all(isinstance(wording, str) for wording in wordings):
             raise ConfigError(
                 "wordings are no list of texts", path=place, value=wordings, expected='["...", ...]', knob="prompts"
             )
@@ -71,14 +71,14 @@ def load_wordings(prompts: str | Path | Sequence[str], task: str | None, *, audi
         audio_position: see `Wordings`.
 
     Raises:
-        ConfigError: the file is missing or of another shape, or has no such task.
+        ConfigError: the file is missing, not YAML or of another shape, or has no such task.
     """
     if not isinstance(prompts, str | Path):
-        return Wordings(list(prompts), audio_position=audio_position)
+        return Wordings(prompts, audio_position=audio_position)
     path = Path(prompts)
     if not path.is_file():
         raise ConfigError("file of wordings is missing", path=path, knob="prompts")
-    tasks = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tasks = read_yaml(path, "prompts")
     if not isinstance(tasks, dict) or not tasks:
         raise ConfigError(
             "file of wordings has the wrong shape", path=path, expected="task: [wording, ...]", knob="prompts"
@@ -87,7 +87,11 @@ def load_wordings(prompts: str | Path | Sequence[str], task: str | None, *, audi
         task = next(iter(tasks))
     if task not in tasks:
         raise ConfigError(
-            "no wordings for the task", path=path, value=task, expected=f"one of {', '.join(tasks)}", knob="task"
+            "no wordings for the task",
+            path=path,
+            value=task,
+            expected=f"one of {', '.join(map(str, tasks))}",
+            knob="task",
         )
     return Wordings(tasks[task], audio_position=audio_position, place=str(path))
 

@@ -182,4 +182,16 @@ def make_source(entry: dict[str, Any], sampling_rate: int, place: str) -> Source
                 expected=f"one of {', '.join(sorted(allowed))}",
                 knob=f"{place}.{key}",
             )
-    return reader(config, sampling_rate)
+    try:
+        return reader(config, sampling_rate)
+    except ConfigError as error:
+        if error.knob not in allowed:
+            raise
+        raise ConfigError(
+            error.problem,
+            path=error.path,
+            line=error.line,
+            value=error.value,
+            expected=error.expected,
+            knob=f"{place}.{error.knob}",
+        ) from error
