@@ -1,10 +1,11 @@
-"""Two real processes: every rank's state is in the checkpoint, and each goes on with its own."""
+"""Ranks: every one's state is in the checkpoint, each goes on with its own, and none is left without validation."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -46,3 +47,24 @@ def test_two_processes_read_apart_and_resume_each_its_own(tmp_path):
         assert found["again"] == found["rest"]
     ids = [id for found in ranks for batch in found["begun"] + found["rest"] for id in batch]
     assert len(ids) == len(set(ids)) == WORLD * 7 * 3
+
+
+def _validation_ids(folder: Path, rows: list[Any], rank: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    entry = {"type": "text_chat", "manifest_filepath": write_jsonl(folder / "v.jsonl", rows)}
+    cfg = {"validation_ds": {"sets": {"chat": {"input_cfg": [entry]}}, "batch_size": 2}}
+    monkeypatch.setattr("vtblender_nemo.data.loader._rank", lambda: (rank, 3))
+    (loader,) = BlendDataModule(cfg, make_encoder().chat_format, FRAME_SECS, RATE).val_dataloader()
+    batches = [[conversation.id for conversation in batch] for batch in loader]
+    assert len(loader) == len(batches) == 1
+    return batches
+
+
+def test_a_rank_without_validation_rows_gives_one_empty_batch(tmp_path, monkeypatch):
+    """Without one, Lightning leaves out that rank's validation and the others wait for it forever."""
+    rows = chat_rows(2)
+    assert [_validation_ids(tmp_path, rows, rank, monkeypatch) for rank in range(3)] == [[["c0"]], [["c1"]], [[]]]
+
+
+def test_a_rank_whose_validation_rows_are_all_bad_gives_one_empty_batch(tmp_path, monkeypatch):
+    rows = [*chat_rows(1), "no json", *chat_rows(1)]
+    assert _validation_ids(tmp_path, rows, 1, monkeypatch) == [[]]

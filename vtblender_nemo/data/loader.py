@@ -190,6 +190,9 @@ def _make_buckets(batch: BatchConfig, config: TrainConfig, encoder: Encoder, pla
 class ValidationLoader:
     """One validation set, once and in its order; rank r of W takes rows r, r + W, ...
 
+    A rank that has nothing to give (fewer rows than ranks, or bad rows alone) gives one empty batch: Lightning would
+    leave out its whole validation, while the other ranks wait for it where they gather their scores.
+
     Args:
         name: the set's name.
         config: `data.validation_ds`.
@@ -213,17 +216,20 @@ class ValidationLoader:
         self._limits = Limits(config.min_duration, config.max_duration, config.max_tokens)
 
     def __len__(self) -> int:
-        """Batches of this rank, before bad rows are left out."""
-        return -(-len(self._own_rows()) // self._config.batch_size)
+        """Batches of this rank, before bad rows are left out; at least 1."""
+        return max(1, -(-len(self._own_rows()) // self._config.batch_size))
 
     def __iter__(self) -> Iterator[list[Conversation]]:
-        rows = self._own_rows()
+        rows, given = self._own_rows(), False
         skip_log = SkipLog(self._skipped_path)
         for start in range(0, len(rows), self._config.batch_size):
             batch = [self._read(*row, skip_log) for row in rows[start : start + self._config.batch_size]]
             kept = [conversation for conversation in batch if conversation is not None]
             if kept:
                 yield kept
+                given = True
+        if not given:
+            yield []
 
     def _own_rows(self) -> list[tuple[Weighted, int]]:
         rank, world_size = _rank()
