@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.corpus import RATE, chat_rows, make_encoder, speech_rows, write_jsonl
+from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, speech_rows, write_jsonl
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.blend import Blend, Limits, read_sources
 from vtblender_nemo.data.buckets import BucketPlanner, estimate_bins
+from vtblender_nemo.data.loader import BlendDataModule
 
 ENCODER = make_encoder()
 
@@ -123,6 +125,28 @@ def test_lengths_are_text_tokens_and_frames(tmp_path):
     tokens = len(ENCODER.chat_format.tokenizer.encode(text, add_special_tokens=False))
     assert example.length == tokens + 7  # 0.5 s in frames of 0.08 s
     assert len(example.prompt.ids) == tokens + 1
+
+
+def test_frames_that_the_model_adds_to_every_audio_are_counted(tmp_path):
+    rows = speech_rows(tmp_path, [0.5, 0.3])
+    parts = [{"type": "audio", "audio": row["audio_filepath"], "duration": row["duration"]} for row in rows]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "ok"}]
+    path = write_jsonl(tmp_path / "c.jsonl", [{"id": "two", "messages": messages}])
+    (entry,) = read_sources([{"type": "text_chat", "manifest_filepath": path}], sampling_rate=RATE)
+    conversation = entry.source.conversation(0, entry.source.rng(0, 0))
+    prompt, length = ENCODER.encode(conversation)
+    assert length == len(prompt.ids) - 2 + 7 + 4  # 0.5 s and 0.3 s in frames of 0.08 s
+    assert replace(ENCODER, extra_frames=1).encode(conversation)[1] == length + 2
+
+
+@pytest.mark.parametrize(("extra", "kept"), [(0, ["s0"]), (1, [])])
+def test_the_data_module_counts_them_against_its_limits(tmp_path, extra, kept):
+    path = write_jsonl(tmp_path / "m.jsonl", speech_rows(tmp_path, [0.5]))
+    inputs = [{"type": "nemo", "manifest_filepath": path, "prompts": ["Hi"]}]
+    length = make_blend(inputs).draw().length
+    cfg = {"validation_ds": {"sets": {"a": {"input_cfg": inputs}}, "max_tokens": length}}
+    data = BlendDataModule(cfg, ENCODER.chat_format, FRAME_SECS, RATE, extra_frames=extra)
+    assert [conversation.id for batch in data.val_dataloader()[0] for conversation in batch] == kept
 
 
 def test_filters_drop_count_and_name_their_knob(tmp_path):

@@ -122,11 +122,13 @@ class Encoder:
         token_equivalent_duration: seconds of audio that one position of the LLM stands for: frame shift times
             subsampling.
         sampling_rate: Hz of the model's audio.
+        extra_frames: positions that the model adds to every audio, as one for a separator.
     """
 
     chat_format: ChatFormat
     token_equivalent_duration: float
     sampling_rate: int
+    extra_frames: int = 0
 
     def encode(self, conversation: Conversation) -> tuple[PromptIds, int]:
         """Token ids, and the positions that they and the frames take.
@@ -140,7 +142,7 @@ class Encoder:
                 "conversation has no final answer", value=conversation.id, expected="an assistant turn at the end"
             )
         frames = [math.ceil(audio.duration_secs / self.token_equivalent_duration) for audio in conversation.audios]
-        return prompt, len(prompt.ids) - len(frames) + sum(frames)
+        return prompt, len(prompt.ids) + sum(frames) + (self.extra_frames - 1) * len(frames)  # 1: the locator id
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class BlendDataModule(LightningDataModule):
         sampling_rate: Hz of the model's audio.
         skipped_path: JSONL file that lists the rows left out; other ranks and validation sets add their name to the
             file's.
+        extra_frames: positions that the model adds to every audio, as one for a separator.
 
     Raises:
         ConfigError: unknown keys, missing files, values out of range.
@@ -46,6 +47,8 @@ class BlendDataModule(LightningDataModule):
         token_equivalent_duration: float,
         sampling_rate: int,
         skipped_path: Path | None = None,
+        *,
+        extra_frames: int = 0,
     ) -> None:
         super().__init__()
         values = plain(cfg)
@@ -54,7 +57,7 @@ class BlendDataModule(LightningDataModule):
                 raise ConfigError("unknown key", value=key, expected=f"one of {', '.join(_KEYS)}", knob=f"data.{key}")
         self._train = _section(TrainConfig, values, "train_ds")
         self._validation = _section(ValidationConfig, values, "validation_ds")
-        self._encoder = Encoder(chat_format, token_equivalent_duration, sampling_rate)
+        self._encoder = Encoder(chat_format, token_equivalent_duration, sampling_rate, extra_frames)
         self._skipped_path = None if skipped_path is None else Path(skipped_path)
         self._loader: TrainLoader | None = None
         self._resumed: dict[str, Any] | None = None
