@@ -216,7 +216,7 @@ def test_shares_are_reported_against_the_weights(corpus):
     counted = sum(batch.sources.count("asr") for batch in batches)
     total = sum(len(batch) for batch in batches)
     assert shares["asr"]["rows_seen"] == counted
-    assert shares["asr"]["share"] == counted / total
+    assert shares["asr"]["share"] == shares["asr"]["seen"] == counted / total
     assert shares["asr"]["weight"] == pytest.approx(2 / 3)
     assert sum(entry["share"] for entry in shares.values()) == pytest.approx(1)
 
@@ -240,6 +240,7 @@ def test_round_robin_draws_micro_batches(corpus):
     assert max(len(batch) for batch in batches) == 4
     shares = data.shares()
     assert shares["asr"]["batch_share"] == pytest.approx(0.85, abs=0.05)
+    assert shares["asr"]["seen"] == shares["asr"]["batch_share"] != shares["asr"]["share"]
     assert shares["asr"]["weight"] == pytest.approx(0.85)
     again = module(cfg)
     again.load_state_dict(_state_after(module(cfg), 9))

@@ -144,6 +144,7 @@ class BlendDataModule(LightningDataModule):
             SkipLog(_own_file(self._skipped_path), keep=self._resumed is not None),
             num_workers=config.num_workers,
             stop_at_bad_row=config.on_bad_row == "error",
+            weights_count="rows" if config.fusion == "rows" else "batches",
         )
 
 

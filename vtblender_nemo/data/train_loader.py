@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -74,6 +74,7 @@ class TrainLoader:
         skip_log: where rows left out are counted.
         num_workers: processes that decode; 0 decodes here. What comes out does not depend on it.
         stop_at_bad_row: raise at the first audio that cannot be decoded.
+        weights_count: what the planner's weights are shares of: `rows` or `batches`.
 
     Attributes:
         rows_seen: rows handed out, by source.
@@ -87,9 +88,10 @@ class TrainLoader:
         *,
         num_workers: int = 0,
         stop_at_bad_row: bool = False,
+        weights_count: Literal["rows", "batches"] = "rows",
     ) -> None:
         self._planner, self._collator, self.skip_log = planner, collator, skip_log
-        self._num_workers, self._stop_at_bad_row = num_workers, stop_at_bad_row
+        self._num_workers, self._stop_at_bad_row, self._weights_count = num_workers, stop_at_bad_row, weights_count
         self._planned = planner.state_dict()
         self.rows_seen: Counter[str] = Counter()
         self._batch_parts: dict[str, float] = {}
@@ -141,18 +143,22 @@ class TrainLoader:
         """What every source was to give and gave.
 
         Returns:
-            By source: `weight` (wanted share: of rows, or of micro-batches in a round robin), `rows_seen`, `share` (of
-            rows) and `batch_share` (the mean part of a micro-batch); shares between 0 and 1.
+            By source: `weight` (wanted share: of rows, or of micro-batches in a round robin), `seen` (what it came to, of
+            the same), `rows_seen`, `share` (of rows) and `batch_share` (the mean part of a micro-batch); shares between
+            0 and 1.
         """
+        return {name: self._share(name, weight) for name, weight in self._planner.weights().items()}
+
+    def _share(self, name: str, weight: float) -> dict[str, float]:
         rows, batches = sum(self.rows_seen.values()), sum(self._batch_parts.values())
+        share = self.rows_seen[name] / rows if rows else 0.0
+        batch_share = self._batch_parts.get(name, 0.0) / batches if batches else 0.0
         return {
-            name: {
-                "weight": weight,
-                "rows_seen": self.rows_seen[name],
-                "share": self.rows_seen[name] / rows if rows else 0.0,
-                "batch_share": self._batch_parts.get(name, 0.0) / batches if batches else 0.0,
-            }
-            for name, weight in self._planner.weights().items()
+            "weight": weight,
+            "seen": share if self._weights_count == "rows" else batch_share,
+            "rows_seen": self.rows_seen[name],
+            "share": share,
+            "batch_share": batch_share,
         }
 
     def _hand_out(self, planned: _InFlight, batch: Batch | None, errors: dict[int, DataError]) -> None:
