@@ -25,7 +25,7 @@ RULES: dict[str, set[str]] = {
     "models.vtblender": {"modules", "backbones", "models", "data", "evaluation.metrics", "training.optim"},
     "models.generation": {"modules", "backbones", "models", "data"},
     "models.validation": {"modules", "backbones", "models", "data", "evaluation.metrics"},
-    "training": {"models", "data"},
+    "training": {"models", "data", "training.optim"},
     "training.optim": set(),
     "evaluation": {"models", "data", "evaluation.metrics"},
     "export": {"models", "modules"},
