@@ -81,7 +81,7 @@ class LanguageModelConfig:
     heads: int = 4
     feed_forward: int = 512
     init_std: float = 0.06
-    steps: int = 2300
+    steps: int = 2100
     tokens_per_batch: int = 1200
     muon_lr: float = 1.5e-3
     adamw_lr: float = 2e-3
