@@ -148,6 +148,7 @@ def _canary_config(directory: Path) -> DictConfig:
             "label_smoothing": 0.0,
             "prompt_format": "canary2",
             "log_prediction": False,
+            "restore_timestamps_model": False,  # it is looked for in whatever archive the process restored before
             "model_defaults": {"asr_enc_hidden": HIDDEN, "lm_enc_hidden": HIDDEN, "lm_dec_hidden": HIDDEN},
             "tokenizer": {
                 "dir": None,
