@@ -19,7 +19,7 @@ from pathlib import Path
 import soundfile as sf
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import GemmaConfig
 
 from tests.helpers.models import SAMPLING_RATE, audio_part, canary_file, quiet, speech, user
@@ -67,7 +67,8 @@ def write_inputs(folder: Path) -> dict[str, list[dict[str, str]]]:
 
 def configure(folder: Path, sources: dict[str, list[dict[str, str]]]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base=None):
-        cfg = compose("vtb_3b", overrides=["hardware=gpu_80gb"])
+        cfg = compose("vtb_3b", overrides=["hardware=gpu_80gb", "save_checkpoint=last"])
+    OmegaConf.set_struct(cfg, False)
     cfg.output_dir = str(folder / "run")
     cfg.model.pretrained_llm, cfg.model.pretrained_asr = str(folder / "llm"), str(folder / "canary.nemo")
     cfg.model.pretrained_weights = False
@@ -77,7 +78,15 @@ def configure(folder: Path, sources: dict[str, list[dict[str, str]]]) -> DictCon
         cfg.data.train_ds.samplers[name].batch_size = 2
     cfg.data.train_ds.num_workers = 0
     cfg.model.optim.sched.warmup_steps = 1
-    cfg.trainer.update({"accelerator": "cpu", "max_steps": STEPS, "accumulate_grad_batches": 1, "limit_val_batches": 0})
+    cfg.trainer.update(
+        {
+            "accelerator": "cpu",
+            "precision": "bf16-mixed",
+            "max_steps": STEPS,
+            "accumulate_grad_batches": 1,
+            "limit_val_batches": 0,
+        }
+    )
     cfg.trainer.val_check_interval = STEPS
     cfg.exp_manager.create_checkpoint_callback = False
     return cfg
