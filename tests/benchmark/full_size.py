@@ -7,6 +7,7 @@ Prints the parameters trained, the seconds and the peak memory of each stage, an
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import sys
@@ -111,6 +112,7 @@ def main() -> None:
         some = {n: w.clone() for n, w in list(model.state_dict().items())[::50]}
         size = (folder / "model.nemo").stat().st_size / 2**30
         del model
+        gc.collect()  # model, trainer and optimiser hold each other
         with stages("restore"):
             restored = VTBlenderModel.restore_from(folder / "model.nemo")
             assert all(torch.equal(restored.state_dict()[n], w) for n, w in some.items())
