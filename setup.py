@@ -1,6 +1,6 @@
 """Package of VoiceTextBlender for NeMo; `conf/` is installed as `vtblender_nemo.conf`.
 
-Lower bounds are what was installed and run, upper bounds what is not known to work yet.
+What was installed and run is the newest release of each range (torch 2.13, Python 3.11); lower bounds were resolved, not run.
 """
 
 import re
