@@ -23,6 +23,8 @@ from transformers import (
 )
 
 from tests.helpers.tokenizer import make_tokenizer
+from vtblender_nemo.tiny.canary import build_canary
+from vtblender_nemo.tiny.config import EncoderConfig
 
 HIDDEN = 32
 SAMPLING_RATE = 16000
@@ -69,29 +71,17 @@ def llm_folder(directory: Path, family: str = "gemma", **overrides: Any) -> Path
 
 def canary_file(directory: Path, **overrides: Any) -> Path:
     """A `.nemo` of NeMo's `EncDecMultiTaskModel`, as Canary's, with an encoder of two layers unless `overrides` say otherwise."""
-    from nemo.collections.asr.models import EncDecMultiTaskModel
-    from nemo.collections.common.tokenizers.canary_tokenizer import CanaryTokenizer
-    from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
-
     path = directory / "canary.nemo"
-    (directory / "text").write_text("\n".join(TEXT.split() * 20))
-    tasks = ["translate", "transcribe", "en", "de", "es", "fr", "startofcontext", "emo:undefined", "itn", "noitn"]
-    CanaryTokenizer.build_special_tokenizer(
-        [*tasks, "timestamp", "notimestamp", "diarize", "nodiarize"], str(directory / "special"), force_rebuild=True
-    )
-    for language in ("en", "de"):
-        create_spt_model(
-            str(directory / "text"),
-            vocab_size=64,
-            sample_size=-1,
-            do_lower_case=False,
-            output_dir=str(directory / language),
-            character_coverage=1.0,
-            remove_extra_whitespaces=True,
-        )
+    small = EncoderConfig(layers=2, width=HIDDEN)
+    in_training = {"encoder": {"ff_expansion_factor": 2, "dropout": 0.1}}
     torch.manual_seed(0)
-    model = EncDecMultiTaskModel(OmegaConf.merge(_canary_config(directory), overrides))
-    model.save_to(str(path))
+    build_canary(
+        small,
+        {language: TEXT.split() * 20 for language in ("en", "de")},
+        directory,
+        pieces=64,
+        overrides=OmegaConf.merge(in_training, overrides),
+    ).save_to(str(path))
     return path
 
 
@@ -136,80 +126,3 @@ def quiet() -> None:
     from nemo.utils import logging as nemo_logging
 
     nemo_logging.setLevel(logging.ERROR)
-
-
-def _canary_config(directory: Path) -> DictConfig:
-    asr = "nemo.collections.asr"
-    languages = {name: {"dir": str(directory / name), "type": "bpe"} for name in ("en", "de")}
-    transformer = {"hidden_size": HIDDEN, "num_attention_heads": 4}
-    return OmegaConf.create(
-        {
-            "sample_rate": SAMPLING_RATE,
-            "label_smoothing": 0.0,
-            "prompt_format": "canary2",
-            "log_prediction": False,
-            "restore_timestamps_model": False,  # it is looked for in whatever archive the process restored before
-            "model_defaults": {"asr_enc_hidden": HIDDEN, "lm_enc_hidden": HIDDEN, "lm_dec_hidden": HIDDEN},
-            "tokenizer": {
-                "dir": None,
-                "type": "agg",
-                "langs": {"spl_tokens": {"dir": str(directory / "special"), "type": "bpe"}, **languages},
-                "custom_tokenizer": {
-                    "_target_": "nemo.collections.common.tokenizers.canary_tokenizer.CanaryTokenizer",
-                    "tokenizers": None,
-                },
-            },
-            "preprocessor": {
-                "_target_": f"{asr}.modules.AudioToMelSpectrogramPreprocessor",
-                "sample_rate": SAMPLING_RATE,
-                "normalize": "per_feature",
-                "window_size": 0.025,
-                "window_stride": 0.01,
-                "features": 80,
-                "n_fft": 512,
-                "dither": 1e-5,
-                "pad_to": 0,
-            },
-            "encoder": {
-                "_target_": f"{asr}.modules.ConformerEncoder",
-                "feat_in": 80,
-                "n_layers": 2,
-                "d_model": HIDDEN,
-                "subsampling": "dw_striding",
-                "subsampling_factor": 8,
-                "subsampling_conv_channels": 16,
-                "ff_expansion_factor": 2,
-                "self_attention_model": "rel_pos",
-                "n_heads": 4,
-                "xscaling": False,
-                "conv_kernel_size": 9,
-                "dropout": 0.1,
-            },
-            "transf_encoder": {
-                "_target_": f"{asr}.modules.transformer.transformer_encoders.TransformerEncoder",
-                "num_layers": 0,
-                "inner_size": HIDDEN,
-                **transformer,
-            },
-            "transf_decoder": {
-                "_target_": f"{asr}.modules.transformer.get_nemo_transformer",
-                "model_name": None,
-                "pretrained": False,
-                "encoder": None,
-                "config_dict": {"max_sequence_length": 64, "inner_size": HIDDEN, "num_layers": 1, "vocab_size": "None"}
-                | transformer,
-            },
-            "head": {
-                "_target_": f"{asr}.parts.submodules.token_classifier.TokenClassifier",
-                "hidden_size": HIDDEN,
-                "num_classes": "None",
-                "log_softmax": True,
-            },
-            "decoding": {"strategy": "beam", "beam": {"beam_size": 1}},
-            "loss": {
-                "_target_": "nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss",
-                "label_smoothing": 0.0,
-                "pad_id": None,
-            },
-        }
-    )

@@ -30,7 +30,7 @@ RULES: dict[str, set[str]] = {
     "evaluation": {"models", "data", "evaluation.metrics"},
     "export": {"models", "modules"},
     "serving": {"models", "modules"},
-    "tiny": {"data", "synthesis"},
+    "tiny": {"data", "synthesis", "evaluation.metrics", "training.optim"},
     "experiments": {"models", "training", "evaluation", "tiny"},
 }
 

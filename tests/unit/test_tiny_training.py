@@ -21,7 +21,7 @@ from vtblender_nemo.tiny.llm import (
     text_loss,
     turns_of,
 )
-from vtblender_nemo.tiny.optim import MuonAndAdamW, learning_rate_share
+from vtblender_nemo.tiny.optim import learning_rate_share, muon_and_adamw
 from vtblender_nemo.tiny.splits import hold_out
 from vtblender_nemo.tiny.training import minutes, train_steps
 
@@ -57,7 +57,7 @@ def run(path, steps, said, stop_after=None):
     feed = iter(batches) if stop_after is None else islice(batches, stop_after)
     train_steps(
         model,
-        MuonAndAdamW(model, 0.01, 0.01, 0.0),
+        muon_and_adamw(model, 0.01, 0.01, 0.0),
         feed,
         lambda batch: (model(batch) - 1).square().mean(),
         steps=steps,
@@ -88,7 +88,7 @@ def test_progress_ends_with_no_time_left(tmp_path):
 
 def test_matrices_of_layers_go_to_muon():
     model = Net()
-    muon, adamw = MuonAndAdamW(model, 0.01, 0.01, 0.0)._parts
+    muon, adamw = muon_and_adamw(model, 0.01, 0.01, 0.0).optimizers
     assert [id(p) for p in muon.param_groups[0]["params"]] == [id(layer.weight) for layer in model.layers]
     assert len(adamw.param_groups[0]["params"]) == 4
 
@@ -157,7 +157,7 @@ def test_a_few_steps_lower_the_loss(tokenizer, tmp_path):
     first = text_loss(model, *batch, bf16=False).item()
     train_steps(
         model,
-        MuonAndAdamW(model, 0.01, 0.01, 0.01),
+        muon_and_adamw(model, 0.01, 0.01, 0.01),
         itertools.repeat(batch),
         lambda one: text_loss(model, *one, bf16=False),
         steps=60,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.errors import DataError
+from vtblender_nemo.common.files import write_text
 from vtblender_nemo.data.rows import JsonlRows, Row
 
 
@@ -34,14 +34,3 @@ def read_rows(path: Path) -> Iterator[Row | DataError]:
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Writes all rows or nothing: a reader never sees half a file."""
     write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Writes a file whole or not at all; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

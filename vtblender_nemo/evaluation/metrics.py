@@ -155,6 +155,7 @@ METRICS: Mapping[str, Callable[..., Statistics]] = {
     "exact_match": exact_match,
     "rouge_l": rouge_l,
 }
+LOWER_IS_BETTER = frozenset({"wer"})
 
 
 def check_metric(metric: str, options: Mapping[str, Any]) -> None:

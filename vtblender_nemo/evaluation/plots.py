@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.evaluation.jsonl import read_rows
-from vtblender_nemo.evaluation.report import LOWER_IS_BETTER, TEXT_TASK, Report
+from vtblender_nemo.evaluation.metrics import LOWER_IS_BETTER
+from vtblender_nemo.evaluation.report import TEXT_TASK, Report
 from vtblender_nemo.evaluation.tables import SCORE_TITLES, TASK_TITLES, kind_blind, main_score, task_sections
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ is the score that the model reached without the right audio, the best over the w
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.evaluation.jsonl import write_text
-from vtblender_nemo.evaluation.metrics import Score
+from vtblender_nemo.common.files import write_json
+from vtblender_nemo.evaluation.metrics import LOWER_IS_BETTER, Score
 from vtblender_nemo.evaluation.runner import Scores, TaskResult
 from vtblender_nemo.evaluation.variants import BLIND_VARIANTS
 
 Report = dict[str, Any]
 
 TEXT_TASK = "text"
-LOWER_IS_BETTER = frozenset({"wer"})
 NOT_TASKS = frozenset({"contrast", "seconds", "sources", "trained_parameters", "about"})
 
 
@@ -98,7 +96,7 @@ def build_report(
 
 def write_report(report: Report, path: Path) -> None:
     """Writes `report` as JSON, whole or not at all."""
-    write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", path)
+    write_json(report, path)
 
 
 def _section(task: str, result: TaskResult) -> dict[str, Any]:

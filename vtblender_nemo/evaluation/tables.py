@@ -9,7 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from vtblender_nemo.evaluation.report import LOWER_IS_BETTER, NOT_TASKS, Report
+from vtblender_nemo.evaluation.metrics import LOWER_IS_BETTER
+from vtblender_nemo.evaluation.report import NOT_TASKS, Report
 
 TASK_TITLES = {
     "asr": "speech recognition",

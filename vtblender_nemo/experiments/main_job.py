@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from vtblender_nemo.common.files import write_json
 from vtblender_nemo.evaluation.items import Item, read_items
 from vtblender_nemo.evaluation.plots import read_history, write_plots
 from vtblender_nemo.evaluation.report import RunFacts, SourceShare, build_report, write_report
@@ -45,7 +46,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.get("tiny"):
         with clock("world"):
             world = _prepare_world(cfg.tiny)
-        _write_json(directory / WORLD_FILE, world)
+        _note(world, directory / WORLD_FILE)
     model_path = train(cfg, clock)
     if rank_zero_only.rank:
         return  # one process evaluates
@@ -89,7 +90,7 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
             load_best(trainer, model)
         # before the model, whose file says that training is done; of the first rank, whose share is that of all
         facts = {"sources": data.shares(), "skipped": data.skipped(), "trained_parameters": model.trained_parameters()}
-        _write_json(directory / FACTS_FILE, facts)
+        _note(facts, directory / FACTS_FILE)
         model.save_to(path)
     return path
 
@@ -118,7 +119,7 @@ class Clock:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
-            _write_json(self._path, self.seconds)
+            _note(self.seconds, self._path)
 
 
 class BaseLLM:
@@ -246,7 +247,5 @@ def _asked_for(report: Mapping[str, Any], cfg: DictConfig) -> bool:
 
 
 @rank_zero_only
-def _write_json(path: Path, value: Any) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=1))
-    unfinished.replace(path)
+def _note(value: Any, path: Path) -> None:
+    write_json(value, path)

@@ -10,14 +10,11 @@ from omegaconf import DictConfig
 
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation
-from vtblender_nemo.evaluation.metrics import compute
+from vtblender_nemo.evaluation.metrics import LOWER_IS_BETTER, compute
 from vtblender_nemo.models.generation import answer, collate_usable
 from vtblender_nemo.models.speech_llm import SpeechLLM
 
 logger = logging.getLogger(__name__)
-
-ERROR_RATES = frozenset({"wer"})
-"""Metrics of which less is better."""
 
 
 class ValidationRun:
@@ -64,7 +61,7 @@ class ValidationRun:
             options = self._cfg.metric_options.get(name, {})
             value = compute(metric, predictions, references, **options).value
             found[f"val/{name}.{metric}"] = value
-            better.append(max(0.0, 100.0 - value) if metric in ERROR_RATES else value)
+            better.append(max(0.0, 100.0 - value) if metric in LOWER_IS_BETTER else value)
         if better:
             found["val_score"] = sum(better) / len(better)
         return found

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecMultiTaskModel
 
 FEATURES = 80  # mel bands, as in Canary-1B's kin of this size
-_PIECES = 128  # sentence pieces of each language of the decoder
 _SPECIAL_TOKENS = [
     "translate",
     "transcribe",
@@ -33,7 +32,12 @@ _LONGEST_TEXT = 256
 
 
 def build_canary(
-    config: EncoderConfig, sentences: Mapping[str, Sequence[str]], workspace: Path
+    config: EncoderConfig,
+    sentences: Mapping[str, Sequence[str]],
+    workspace: Path,
+    *,
+    pieces: int = 128,
+    overrides: Mapping[str, Any] | None = None,
 ) -> EncDecMultiTaskModel:
     """Builds the model with random weights.
 
@@ -41,15 +45,17 @@ def build_canary(
         config: sizes of the encoder.
         sentences: texts by language, for the decoder's tokenizers.
         workspace: folder for tokenizer files; `save_to` packs them into the `.nemo`.
+        pieces: sentence pieces of each language.
+        overrides: merged over the model's configuration.
     """
     from nemo.collections.asr.models import EncDecMultiTaskModel
     from omegaconf import OmegaConf
 
-    tokenizers = _make_tokenizers(sentences, workspace)
-    return EncDecMultiTaskModel(OmegaConf.create(_model_config(config, tokenizers)))
+    base = _model_config(config, _make_tokenizers(sentences, workspace, pieces))
+    return EncDecMultiTaskModel(OmegaConf.merge(base, overrides or {}))
 
 
-def _make_tokenizers(sentences: Mapping[str, Sequence[str]], workspace: Path) -> dict[str, dict[str, str]]:
+def _make_tokenizers(sentences: Mapping[str, Sequence[str]], workspace: Path, pieces: int) -> dict[str, dict[str, str]]:
     from nemo.collections.common.tokenizers.canary_tokenizer import CanaryTokenizer
     from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
 
@@ -61,7 +67,7 @@ def _make_tokenizers(sentences: Mapping[str, Sequence[str]], workspace: Path) ->
         folders[language] = workspace / language
         create_spt_model(
             str(corpus),
-            vocab_size=_PIECES,
+            vocab_size=pieces,
             sample_size=-1,
             do_lower_case=False,
             output_dir=str(folders[language]),

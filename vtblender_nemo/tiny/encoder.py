@@ -165,12 +165,3 @@ def transcribe(model: CtcRecogniser, units: CtcUnits, clips: Sequence[Clip]) -> 
         for row, index in enumerate(chosen):
             texts[index] = units.decode(log_probs[row, : int(lengths[row])].argmax(-1).tolist())
     return texts
-
-
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Word error rate in percent, letter case and punctuation aside."""
-    import jiwer
-    from whisper_normalizer.basic import BasicTextNormalizer
-
-    normalise = BasicTextNormalizer()
-    return 100 * jiwer.wer([normalise(text) for text in references], [normalise(text) for text in hypotheses])

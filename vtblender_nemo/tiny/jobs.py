@@ -20,11 +20,13 @@ from typing import Any
 
 import torch
 
+from vtblender_nemo.common.precision import bf16_is_fast
+from vtblender_nemo.evaluation.metrics import compute
 from vtblender_nemo.tiny import encoder as encoding
 from vtblender_nemo.tiny import llm
 from vtblender_nemo.tiny.chats import Chat, ChatMaker
 from vtblender_nemo.tiny.config import TinyConfig, config_from
-from vtblender_nemo.tiny.optim import MuonAndAdamW, bf16_is_fast
+from vtblender_nemo.tiny.optim import muon_and_adamw
 from vtblender_nemo.tiny.sources import hold_out_for
 from vtblender_nemo.tiny.stages import say
 from vtblender_nemo.tiny.training import train_steps
@@ -55,10 +57,10 @@ def train_language_model(directory: Path, scratch: Path, output: Path) -> None:
         config.llm.prompt_loss_weight,
         config.seed,
     )
-    bf16 = bf16_is_fast()
+    bf16 = bf16_is_fast("cpu")
     loss = train_steps(
         model,
-        MuonAndAdamW(model, config.llm.muon_lr, config.llm.adamw_lr, _LLM_WEIGHT_DECAY),
+        muon_and_adamw(model, config.llm.muon_lr, config.llm.adamw_lr, _LLM_WEIGHT_DECAY),
         batches,
         lambda batch: llm.text_loss(model, batch[0], batch[1], bf16),
         steps=config.llm.steps,
@@ -100,7 +102,7 @@ def train_encoder(directory: Path, scratch: Path, output: Path) -> None:
     clips = _read_clips(directory, scratch / "features.pt", canary.preprocessor)
     train = [clip for split, clip, _ in clips if split == "train"]
     units = encoding.CtcUnits(AutoTokenizer.from_pretrained(directory / "tokenizer"), [clip.text for clip in train])
-    model = encoding.CtcRecogniser(canary.encoder, units.blank, bf16_is_fast()).train()
+    model = encoding.CtcRecogniser(canary.encoder, units.blank, bf16_is_fast("cpu")).train()
     augment = SpectrogramAugmentation(
         freq_masks=config.encoder.freq_masks,
         freq_width=config.encoder.freq_width,
@@ -109,7 +111,7 @@ def train_encoder(directory: Path, scratch: Path, output: Path) -> None:
     )
     loss = train_steps(
         model,
-        MuonAndAdamW(model, config.encoder.muon_lr, config.encoder.adamw_lr, _ENCODER_WEIGHT_DECAY),
+        muon_and_adamw(model, config.encoder.muon_lr, config.encoder.adamw_lr, _ENCODER_WEIGHT_DECAY),
         encoding.clip_batches(train, config.encoder.frames_per_batch, config.seed),
         lambda batch: encoding.ctc_loss(model, units, [train[index] for index in batch[0]], batch[1], augment),
         steps=config.encoder.steps,
@@ -137,10 +139,12 @@ def _recognition(
         "wer_known_accent": [not new for new in new_accent],
     }
     return {
-        name: encoding.word_error_rate(
-            [clip.text for (clip, _), keep in zip(clips, kept, strict=True) if keep],
+        name: compute(
+            "wer",
             [text for text, keep in zip(made, kept, strict=True) if keep],
-        )
+            [clip.text for (clip, _), keep in zip(clips, kept, strict=True) if keep],
+            normalizer="basic",
+        ).value
         for name, kept in rates.items()
         if any(kept)
     }

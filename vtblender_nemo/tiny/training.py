@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from vtblender_nemo.tiny.optim import MuonAndAdamW, learning_rate_share
+from vtblender_nemo.tiny.optim import schedule
 
 _PROGRESS_SECS = 15.0
-_WARMUP_STEPS = 60
 _SMOOTHING = 0.97  # of the loss that is shown
+_CLIP_NORM = 1.0
+
+_Stateful: TypeAlias = nn.Module | Optimizer | LRScheduler
 
 
 def train_steps(
     model: nn.Module,
-    optimizer: MuonAndAdamW,
+    optimizer: Optimizer,
     batches: Iterable[Any],
     loss_of: Callable[[Any], torch.Tensor],
     *,
@@ -36,7 +40,7 @@ def train_steps(
 
     Args:
         model: in train mode; its parameters are `optimizer`'s.
-        optimizer: steps at a share of its peak learning rates.
+        optimizer: at its peak learning rates.
         batches: at least `steps` of them.
         loss_of: the loss of a batch.
         steps: optimiser steps.
@@ -48,7 +52,9 @@ def train_steps(
     Returns:
         The smoothed loss at the end.
     """
-    first, shown = _restore(checkpoint, model, optimizer)
+    scheduler = schedule(optimizer, steps, decay_share)
+    parts: dict[str, _Stateful] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    first, shown = _restore(checkpoint, parts)
     if first:
         say(f"continues from step {first} of {steps}")
     started = said = saved = time.monotonic()
@@ -59,7 +65,10 @@ def train_steps(
             continue
         loss = loss_of(batch)
         loss.backward()
-        optimizer.step(learning_rate_share(step, steps, _WARMUP_STEPS, decay_share))
+        nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
         shown = loss.item() if step == 0 else _SMOOTHING * shown + (1 - _SMOOTHING) * loss.item()
         now = time.monotonic()
         if now - said > _PROGRESS_SECS or step + 1 == steps:
@@ -67,7 +76,7 @@ def train_steps(
             say(f"step {step + 1} of {steps}, loss {shown:.3f}, {minutes(left)} left")
             said = now
         if now - saved > checkpoint_secs:
-            _save(checkpoint, model, optimizer, step + 1, shown)
+            _save(checkpoint, parts, step + 1, shown)
             saved = now
     return shown
 
@@ -77,24 +86,18 @@ def minutes(secs: float) -> str:
     return f"{int(secs) // 60}:{int(secs) % 60:02d}"
 
 
-def _save(path: Path, model: nn.Module, optimizer: MuonAndAdamW, step: int, shown: float) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "loss": shown,
-        "random": torch.get_rng_state(),
-    }
+def _save(path: Path, parts: Mapping[str, _Stateful], step: int, shown: float) -> None:
+    states = {name: part.state_dict() for name, part in parts.items()}
     partial = path.with_suffix(".partial")
-    torch.save(state, partial)
+    torch.save({"parts": states, "step": step, "loss": shown, "random": torch.get_rng_state()}, partial)
     partial.replace(path)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: MuonAndAdamW) -> tuple[int, float]:
+def _restore(path: Path, parts: Mapping[str, _Stateful]) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
     torch.set_rng_state(state["random"])
     return state["step"], state["loss"]

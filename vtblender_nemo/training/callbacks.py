@@ -18,6 +18,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from vtblender_nemo.common.files import write_text
 from vtblender_nemo.data.loader import BlendDataModule
 
 logger = logging.getLogger(__name__)
@@ -111,9 +112,7 @@ class HistoryLogger(Logger):
         if not self.path.exists():
             return
         rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-        unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
-        unfinished.replace(self.path)
+        write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step), self.path)
 
 
 class LogShares(Callback):

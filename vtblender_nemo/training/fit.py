@@ -13,6 +13,7 @@ from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.precision import bf16_is_fast
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.models.vtblender import VTBlenderModel
 from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, LogShares, RandomStates
@@ -133,12 +134,10 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None) -
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """`auto` as bf16-mixed on GPUs and on processors that multiply bfloat16 in hardware, else 32-true."""
+    """`auto` as bf16-mixed where that is fast, else 32-true."""
     if precision != "auto":
         return precision
-    on_gpu = torch.cuda.is_available() and accelerator != "cpu"
-    fast = on_gpu or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
+    return "bf16-mixed" if bf16_is_fast(accelerator) else "32-true"
 
 
 def _may_be_distributed(settings: dict[str, Any]) -> bool:

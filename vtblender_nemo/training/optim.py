@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from nemo.core.optim.lr_scheduler import CosineAnnealing
 from omegaconf import DictConfig
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -55,7 +54,7 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
             learning rate of Muon on the 2-D weights of its layers; empty for plain AdamW).
 
     Raises:
-        ConfigError: `lr_scale` or `muon_lr` name a part that has no trainable parameters.
+        ConfigError: `lr_scale` or `muon_lr` name a part that has no trainable parameters, or torch is too old for Muon.
     """
     for knob in ("lr_scale", "muon_lr"):
         unknown = set(cfg.get(knob) or {}) - set(parts)
@@ -78,9 +77,7 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
     adamw = AdamW(adamw_groups, lr=cfg.lr, betas=tuple(cfg.betas), weight_decay=cfg.weight_decay)
     if not muon_groups:
         return adamw
-    from torch.optim import Muon  # torch 2.9
-
-    muon = Muon(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
+    muon = _muon_class()(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
     return CombinedOptimizer([muon, adamw])
 
 
@@ -95,6 +92,8 @@ def build_scheduler(optimizer: Optimizer, cfg: DictConfig, max_steps: int) -> di
     Raises:
         ConfigError: an endless training, or a warm-up that outlasts it.
     """
+    from nemo.core.optim.lr_scheduler import CosineAnnealing  # takes seconds
+
     if max_steps <= 0 or cfg.warmup_steps >= max_steps:
         raise ConfigError(
             "the schedule needs more steps than its warm-up",
@@ -106,5 +105,15 @@ def build_scheduler(optimizer: Optimizer, cfg: DictConfig, max_steps: int) -> di
     return {"scheduler": schedule, "interval": "step", "frequency": 1}
 
 
+def _muon_class() -> type[Optimizer]:
+    try:
+        from torch.optim import Muon
+    except ImportError as error:
+        raise ConfigError(
+            "this torch has no Muon", value=torch.__version__, expected="torch 2.9 or newer", knob="model.optim.muon_lr"
+        ) from error
+    return Muon
+
+
 def _is_layer_matrix(name: str, weight: nn.Parameter) -> bool:
-    return weight.ndim == 2 and ".layers." in name and "pos_bias" not in name
+    return weight.ndim == 2 and ".layers." in f".{name}" and "pos_bias" not in name

@@ -1,0 +1,24 @@
+"""Files that are written whole or not at all: a reader, or a run that continues, never meets half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(text: str, path: Path) -> None:
+    """Writes UTF-8 text; makes the file's folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Writes one indented JSON value."""
+    write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
