@@ -320,6 +320,9 @@ def test_validation_limits(corpus):
         ({"batch_size": 0}, "out of range.*batch_size"),
         ({"fusion": "zip"}, "unknown choice; found 'zip'; expected one of rows, randomized_round_robin"),
         ({"on_bad_row": "ignore"}, "unknown choice.*skip, error"),
+        ({"min_duration": 50.0}, "out of range; found 50.0; expected at most max_duration, 40.0.*min_duration"),
+        ({"max_tokens": 0}, "out of range; found 0.*data.train_ds.max_tokens"),
+        ({"pad_audio_to_multiple_of": 0}, "out of range.*pad_audio_to_multiple_of"),
         (
             {"fusion": "randomized_round_robin", "input_cfg": None, "samplers": {"a": {}}},
             "do not match.*sampler_weights",
@@ -333,6 +336,14 @@ def test_validation_limits(corpus):
 def test_configuration_mistakes_name_their_key(corpus, keys, message):
     with pytest.raises(ConfigError, match=message):
         module(train_ds(corpus, **keys)).train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch_size", 0), ("max_rows", 0), ("on_bad_row", "no"), ("max_duration", -1.0)]
+)
+def test_configuration_mistakes_of_validation_name_their_key(corpus, key, value):
+    with pytest.raises(ConfigError, match=f"found.*data.validation_ds.{key}"):
+        module(train_ds(corpus), validation_ds={"sets": {}, key: value})
 
 
 def test_loading_leaves_the_random_numbers_of_training_alone(corpus):

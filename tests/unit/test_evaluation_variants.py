@@ -66,6 +66,20 @@ def test_shuffle_never_gives_an_item_its_own_other_audio():
             assert not any(name.startswith(str(number)) for name in names)
 
 
+def test_shuffle_keeps_questions_in_the_places_of_questions():
+    items = [item(number, [f"fact{number}", f"question{number}"]) for number in range(6)]
+    for seed in range(5):
+        for fact, question in heard(blind(items, "shuffle", seed=seed)):
+            assert fact.startswith("fact")
+            assert question.startswith("question")
+
+
+def test_shuffle_mixes_places_where_one_place_has_too_few_audios():
+    items = [item(0, ["a", "b", "c"]), item(1, ["d"]), item(2, ["e"]), item(3, ["f"])]
+    for own, others in zip(heard(items), heard(blind(items, "shuffle")), strict=True):
+        assert not set(own) & set(others)
+
+
 def test_shuffle_passes_over_the_same_words_in_another_voice():
     words = ["anna", "anna", "ben", "ben", "carl", "carl"]
     items = [item(number, [f"{number}"], [word]) for number, word in enumerate(words)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -92,12 +92,7 @@ class BatchConfig:
                 expected="a budget that it is counted against, or none",
                 knob=f"{place}.quadratic_length",
             )
-        for name in ("batch_tokens", "batch_size", "quadratic_length", "num_buckets", "buffer_size"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(
-                    "value out of range", value=value, expected="a positive number", knob=f"{place}.{name}"
-                )
+        _check_positive(self, ("batch_tokens", "batch_size", "quadratic_length", "num_buckets", "buffer_size"), place)
 
 
 @dataclass
@@ -136,14 +131,10 @@ class TrainConfig(BatchConfig):
         Raises:
             ConfigError: unknown choices, missing sources, or numbers out of range.
         """
-        for name, known in (("fusion", FUSIONS), ("on_bad_row", BAD_ROW)):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    "unknown choice",
-                    value=getattr(self, name),
-                    expected=f"one of {', '.join(known)}",
-                    knob=f"{place}.{name}",
-                )
+        _check_choice(self, "fusion", FUSIONS, place)
+        _check_choice(self, "on_bad_row", BAD_ROW, place)
+        _check_limits(self, place)
+        _check_positive(self, ("pad_tokens_to_multiple_of", "pad_audio_to_multiple_of"), place)
         if self.fusion == "rows":
             super().check(place)
         elif self.input_cfg is not None:
@@ -182,6 +173,39 @@ class ValidationConfig:
     """Text tokens and frames; a longer conversation is dropped and counted."""
     on_bad_row: str = "skip"
     """`skip` counts and lists rows that cannot be used, `error` stops at the first."""
+
+    def check(self, place: str) -> None:
+        """
+        Raises:
+            ConfigError: an unknown choice, or numbers out of range.
+        """
+        _check_choice(self, "on_bad_row", BAD_ROW, place)
+        _check_limits(self, place)
+        _check_positive(self, ("batch_size", "max_rows"), place)
+
+
+def _check_choice(config: Any, name: str, known: Sequence[str], place: str) -> None:
+    value = getattr(config, name)
+    if value not in known:
+        raise ConfigError("unknown choice", value=value, expected=f"one of {', '.join(known)}", knob=f"{place}.{name}")
+
+
+def _check_positive(config: Any, names: Sequence[str], place: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ConfigError("value out of range", value=value, expected="a positive number", knob=f"{place}.{name}")
+
+
+def _check_limits(config: TrainConfig | ValidationConfig, place: str) -> None:
+    _check_positive(config, ("max_duration", "max_tokens"), place)
+    if config.min_duration > config.max_duration:
+        raise ConfigError(
+            "value out of range",
+            value=config.min_duration,
+            expected=f"at most max_duration, {config.max_duration}",
+            knob=f"{place}.min_duration",
+        )
 
 
 Config = TypeVar("Config")

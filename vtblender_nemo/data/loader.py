@@ -262,8 +262,7 @@ def _section(kind: type[Any], values: dict[str, Any], key: str) -> Any:
     if values.get(key) is None:
         return None
     config = read_config(kind, values[key], f"data.{key}")
-    if isinstance(config, TrainConfig):
-        config.check(f"data.{key}")
+    config.check(f"data.{key}")
     return config
 
 

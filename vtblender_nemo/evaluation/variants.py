@@ -28,9 +28,10 @@ def blind(items: Sequence[Item], mode: BlindMode, *, seed: int = 0) -> list[Item
 
     Args:
         items: each with at least one audio; items with an error stay as they are.
-        mode: `silence`, zeros of the same length; `shuffle`, audios of other items of the same task (one of another kind
-            would be told apart without listening to its words): never the same file or part of one, nor, where
-            `custom.transcript` tells, the same words.
+        mode: `silence`, zeros of the same length; `shuffle`, audios of other items of the same task, and of the same place
+            among an item's audios (one of another kind, as a question in a fact's place, would be told apart without
+            listening to its words): never the same file or part of one, nor, where `custom.transcript` tells, the same words.
+            Where a place has too few different audios for that, the task's places mix.
         seed: of the shuffle.
 
     Raises:
@@ -47,13 +48,15 @@ def blind(items: Sequence[Item], mode: BlindMode, *, seed: int = 0) -> list[Item
     positions_by_task: dict[str, list[int]] = {}
     for position, (number, _) in enumerate(audios):
         positions_by_task.setdefault(items[number].task, []).append(position)
-    taken: dict[int, Audio] = {}
-    for task, positions in positions_by_task.items():
-        own = [keys[position] for position in positions]
-        _check_company(own, items, task)
-        order = _derange(own, seed, task)
-        taken |= {position: audios[positions[other]][1] for position, other in zip(positions, order, strict=True)}
-    return _with_audios(items, [taken[position] for position in range(len(audios))])
+    order: dict[int, int] = {}
+    for task, places in _places_by_task(items).items():
+        _check_company([keys[position] for place in places for position in place], items, task)
+        try:
+            for positions in places:
+                order |= _exchange(positions, keys, seed, task)
+        except DataError:
+            order |= _exchange([position for place in places for position in place], keys, seed, task)
+    return _with_audios(items, [audios[order[position]][1] for position in range(len(audios))])
 
 
 def text_twin(items: Sequence[Item]) -> list[Item]:
@@ -146,6 +149,28 @@ def _check_company(keys: Sequence[tuple[int, str, str | None]], items: Sequence[
             expected="two items with audio or more in every task",
             knob="variants",
         )
+
+
+def _places_by_task(items: Sequence[Item]) -> dict[str, list[list[int]]]:
+    """By task, positions among the audios of all items: of every item's first audio, of every second one, and so on."""
+    found: dict[str, list[list[int]]] = {}
+    position = 0
+    for item in items:
+        places = found.setdefault(item.task, [])
+        for place in range(len(_audios(item))):
+            if place == len(places):
+                places.append([])
+            places[place].append(position)
+            position += 1
+    return found
+
+
+def _exchange(
+    positions: Sequence[int], keys: Sequence[tuple[int, str, str | None]], seed: int, task: str
+) -> dict[int, int]:
+    """For each position, the one whose audio it gets."""
+    order = _derange([keys[position] for position in positions], seed, task)
+    return {position: positions[other] for position, other in zip(positions, order, strict=True)}
 
 
 def _derange(keys: Sequence[tuple[int, str, str | None]], seed: int, task: str) -> list[int]:
