@@ -19,6 +19,7 @@ MICRO = [
     "tiny.content.mixed_rows=40",
     "tiny.content.text_chats=40",
     "tiny.content.test_items=6",
+    "tiny.content.mixed_test_items_per_kind=6",
     "tiny.content.text_test_items_per_skill=1",
     "tiny.content.validation_items=4",
     "tiny.llm.vocabulary=1000",

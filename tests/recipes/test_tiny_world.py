@@ -27,6 +27,7 @@ MICRO = TinyConfig(
         mixed_rows=40,
         text_chats=40,
         test_items=8,
+        mixed_test_items_per_kind=8,
         text_test_items_per_skill=2,
         validation_items=4,
     ),

@@ -23,6 +23,7 @@ CONFIG = TinyConfig(
         mixed_rows=400,
         text_chats=300,
         test_items=60,
+        mixed_test_items_per_kind=60,
         text_test_items_per_skill=6,
         validation_items=10,
     )

@@ -18,7 +18,8 @@ class ContentConfig:
         speech_qa_rows: rows of the speech QA source.
         mixed_rows: rows of the mixed-modal source.
         text_chats: rows of the text-only source.
-        test_items: test items of every speech task.
+        test_items: test items of every speech task but the mixed-modal ones.
+        mixed_test_items_per_kind: test items of every kind of mixed-modal chat.
         text_test_items_per_skill: test items of every text skill.
         validation_items: validation items of every task.
     """
@@ -28,6 +29,7 @@ class ContentConfig:
     mixed_rows: int = 5000
     text_chats: int = 4000
     test_items: int = 500
+    mixed_test_items_per_kind: int = 300
     text_test_items_per_skill: int = 50
     validation_items: int = 48
 
@@ -81,7 +83,7 @@ class LanguageModelConfig:
     heads: int = 4
     feed_forward: int = 512
     init_std: float = 0.06
-    steps: int = 2100
+    steps: int = 1900
     tokens_per_batch: int = 1200
     muon_lr: float = 1.5e-3
     adamw_lr: float = 2e-3
@@ -119,7 +121,7 @@ class EncoderConfig:
     freq_width: int = 10
     time_masks: int = 2
     time_width: int = 6
-    steps: int = 1100
+    steps: int = 1000
     frames_per_batch: int = 12_000
     muon_lr: float = 3e-3
     adamw_lr: float = 3e-3

@@ -114,7 +114,8 @@ def plan_world(config: TinyConfig) -> WorldPlan:
         split_speech = SpeechPlan(split, config.voices, seed)
         split_rng = random.Random(f"{split}-{seed}")
         for task in SPEECH_TASKS:
-            items[task] = list(islice(_items(task, facts_of_split, plan.held_out, split_speech, split_rng), count))
+            wanted = content.mixed_test_items_per_kind if split == "test" and task.startswith("mixed") else count
+            items[task] = list(islice(_items(task, facts_of_split, plan.held_out, split_speech, split_rng), wanted))
         per_skill = content.text_test_items_per_skill if split == "test" else max(1, count // len(SKILLS))
         items["text"] = _text_items(facts_of_split, plan.held_out, per_skill, split_rng)
         plan.utterances += split_speech.utterances
