@@ -14,21 +14,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from vtblender_nemo.common.chat import ChatFormat, PromptIds
-from vtblender_nemo.common.conversation import Conversation
+from vtblender_nemo.common.chat import PromptIds
+from vtblender_nemo.common.conversation import Conversation, Turn
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.config import SourceConfig, mapping, read_config, read_input_cfg
+from vtblender_nemo.data.config import SourceConfig, read_input_cfg
 from vtblender_nemo.data.order import Order, key_of, mix, unit
+from vtblender_nemo.data.skips import Skip, reason_of
 from vtblender_nemo.data.sources import Source, make_source
+from vtblender_nemo.data.typed import mapping, read_config
 
 if TYPE_CHECKING:
     from lhotse import CutSet
 
+    from vtblender_nemo.data.augment import Augmenter
+
 # A source is given up after so many rejected rows in a row: some passes over it, but bounded for long ones. One pass
 # would not do, as a usable row can stand first in one pass and last in the next, or be another rank's.
 MIN_REJECTED, PASSES_REJECTED, MAX_REJECTED = 1_000, 4, 20_000
+
+# Augmentation has random numbers of its own: with it or without, a row gets the same wording.
+_AUGMENT_KEY = key_of("augment")
 
 
 @dataclass(frozen=True)
@@ -48,33 +55,6 @@ class Example:
     length: int
     source: int
     position: int
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A row that was left out, and why.
-
-    Attributes:
-        source: name of its source.
-        path: the file that holds the row.
-        line: 1-based.
-        knob: the filter that dropped it, or `on_bad_row`.
-        reason: what was wrong, in full.
-        first_pass: whether the source was in its first pass; in later ones the same row is skipped again.
-    """
-
-    source: str
-    path: str
-    line: int
-    knob: str
-    reason: str
-    first_pass: bool
-
-
-def reason_of(error: DataError) -> str:
-    """What an error says, without the row's place, which stands beside it."""
-    problem = error.problem if error.path is None or error.line is not None else f"{error.problem}: {error.path}"
-    return str(DataError(problem, value=error.value, expected=error.expected, knob=error.knob))
 
 
 @dataclass(frozen=True)
@@ -113,6 +93,14 @@ class Limits:
         return None
 
 
+class TurnFormat(Protocol):
+    """Turns to token ids, as `ChatFormat` does it."""
+
+    audio_locator_id: int
+
+    def encode(self, turns: Sequence[Turn]) -> PromptIds: ...
+
+
 @dataclass(frozen=True)
 class Encoder:
     """How long a conversation is, in the model's own positions.
@@ -125,7 +113,7 @@ class Encoder:
         extra_frames: positions that the model adds to every audio, as one for a separator.
     """
 
-    chat_format: ChatFormat
+    chat_format: TurnFormat
     token_equivalent_duration: float
     sampling_rate: int
     extra_frames: int = 0
@@ -227,6 +215,7 @@ class Blend:
         rank: this process among `world_size` that read the same blend.
         world_size: how many there are.
         stop_at_bad_row: raise at the first row that cannot be used, in place of counting it.
+        augmenter: changes the waveforms of conversations; None leaves them.
 
     Attributes:
         skips: rows left out since `take_skips` was last called.
@@ -244,12 +233,13 @@ class Blend:
         rank: int = 0,
         world_size: int = 1,
         stop_at_bad_row: bool = False,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.sources = [entry.source for entry in sources]
         self.probabilities = [entry.probability for entry in sources]
         self.encoder, self.limits = encoder, limits
         self.seed, self.rank, self.world_size, self._stop_at_bad_row = seed, rank, world_size, stop_at_bad_row
-        self._shuffle = shuffle
+        self._shuffle, self._augmenter = shuffle, augmenter
         self._orders = [
             Order(s.shard_sizes, key=mix(seed, key_of(s.name)), shuffle=shuffle, window=s.config.shard_window)
             for s in self.sources
@@ -284,6 +274,8 @@ class Blend:
         source = self.sources[number]
         index = self._orders[number](position)
         conversation = source.conversation(index, source.rng(self.seed, position))
+        if self._augmenter is not None:
+            conversation = self._augmenter(conversation, source.rng(mix(self.seed, _AUGMENT_KEY), position))
         prompt, length = self.encoder.encode(conversation)
         return Example(conversation, prompt, length, number, position)
 
@@ -301,6 +293,7 @@ class Blend:
             seed=self.seed,
             shuffle=self._shuffle,
             stop_at_bad_row=self._stop_at_bad_row,
+            augmenter=self._augmenter,
         )
 
     def take_skips(self) -> list[Skip]:

@@ -16,8 +16,9 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.data.blend import Blend, Example, Skip
+from vtblender_nemo.data.blend import Blend, Example
 from vtblender_nemo.data.order import key_of, unit
+from vtblender_nemo.data.skips import Skip
 
 
 class Planner(Protocol):
@@ -144,10 +145,13 @@ class RoundRobinPlanner:
         planners: by name.
         weights: by the same names.
         seed: of the draws.
+
+    Attributes:
+        planners: by name.
     """
 
     def __init__(self, planners: dict[str, BucketPlanner], weights: dict[str, float], *, seed: int) -> None:
-        self._planners = planners
+        self.planners = planners
         total = sum(weights[name] for name in planners)
         self._shares = {name: weights[name] / total for name in planners}
         self._seed, self._step = seed, 0
@@ -157,11 +161,11 @@ class RoundRobinPlanner:
         cumulative = list(accumulate(self._shares.values()))
         point = unit(self._seed, key_of("round robin"), self._step) * cumulative[-1]
         self._step += 1
-        return list(self._planners.values())[bisect_right(cumulative, point)].next_batch()
+        return list(self.planners.values())[bisect_right(cumulative, point)].next_batch()
 
     def take_skips(self) -> list[Skip]:
         """The rows left out since the last call."""
-        return [skip for planner in self._planners.values() for skip in planner.take_skips()]
+        return [skip for planner in self.planners.values() for skip in planner.take_skips()]
 
     def skip(self, example: Example, knob: str, reason: str) -> Skip:
         """The record of a row that is left out after it was drawn."""
@@ -172,12 +176,12 @@ class RoundRobinPlanner:
         return {
             source: share * probability
             for name, share in self._shares.items()
-            for source, probability in self._planners[name].weights().items()
+            for source, probability in self.planners[name].weights().items()
         }
 
     def state_dict(self) -> dict[str, Any]:
         """The step, and every planner's state."""
-        return {"step": self._step, "planners": {name: p.state_dict() for name, p in self._planners.items()}}
+        return {"step": self._step, "planners": {name: p.state_dict() for name, p in self.planners.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state.
@@ -185,17 +189,17 @@ class RoundRobinPlanner:
         Raises:
             ConfigError: the state is of other samplers.
         """
-        if set(state["planners"]) != set(self._planners):
+        if set(state["planners"]) != set(self.planners):
             raise ConfigError(
                 "the data state that is resumed has other samplers",
-                value=sorted(self._planners),
+                value=sorted(self.planners),
                 expected=f"{sorted(state['planners'])}; or a new output_dir",
                 knob="data.train_ds.samplers",
             )
         self._step = state["step"]
-        for name, planner in self._planners.items():
+        for name, planner in self.planners.items():
             planner.load_state_dict(state["planners"][name])
 
     def _owner(self, example: Example) -> BucketPlanner:
         name = example.conversation.source
-        return next(planner for planner in self._planners.values() if name in planner.weights())
+        return next(planner for planner in self.planners.values() if name in planner.weights())

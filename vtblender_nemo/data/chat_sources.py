@@ -8,8 +8,9 @@ from typing import Any
 
 from vtblender_nemo.common.conversation import ROLES, Audio, Conversation, Text, Turn, from_messages, merge_same_role
 from vtblender_nemo.common.errors import DataError
+from vtblender_nemo.data.config import SourceConfig
 from vtblender_nemo.data.lazy_audio import lazy_cut
-from vtblender_nemo.data.rows import Row
+from vtblender_nemo.data.rows import Member, Row, TarShards
 from vtblender_nemo.data.sources import JsonlSource, source_type
 
 _SPEAKERS = {"human": "user", "gpt": "assistant", "model": "assistant"} | {role: role for role in ROLES}
@@ -32,16 +33,21 @@ def _role(name: Any) -> Any:
 class _ChatSource(JsonlSource):
     keys = frozenset({"manifest_filepath", "task", "audio_dir"})
 
-    def _cut(self, row: Row, path: str, offset_secs: float | None, duration_secs: float | None) -> Audio:
-        folder = Path(self.config.audio_dir) if self.config.audio_dir else row.path.parent
-        return Audio(
-            lazy_cut(
-                folder / path,
-                duration_secs=duration_secs,
-                offset_secs=offset_secs or 0.0,
-                sampling_rate=self.sampling_rate,
-            )
+    def _audio(self, row: Row, path: str, offset_secs: float | None, duration_secs: float | None) -> Audio:
+        file, member = self._find(row, path)
+        cut = lazy_cut(
+            file,
+            duration_secs=duration_secs,
+            offset_secs=offset_secs or 0.0,
+            sampling_rate=self.sampling_rate,
+            member=member,
         )
+        return Audio(cut)
+
+    def _find(self, row: Row, path: str) -> tuple[Path, Member | None]:
+        """The file of an audio; inside a tar also its place there."""
+        folder = Path(self.config.audio_dir) if self.config.audio_dir else row.path.parent
+        return folder / path, None
 
     def _messages(self, row: Row, index: int) -> tuple[Turn, ...]:
         messages = _field(row, "messages", list, '[{"role": ..., "content": ...}, ...]')
@@ -59,7 +65,7 @@ class _ChatSource(JsonlSource):
     def _lazy_part(self, row: Row, part: Any) -> Any:
         if not isinstance(part, dict) or part.get("type") != "audio" or not isinstance(part.get("audio"), str):
             return part
-        return {"type": "audio", "audio": self._cut(row, part["audio"], part.get("offset"), part.get("duration")).cut}
+        return {"type": "audio", "audio": self._audio(row, part["audio"], part.get("offset"), part.get("duration")).cut}
 
 
 @source_type("text_chat")
@@ -104,13 +110,34 @@ class ShareGpt(_ChatSource):
 
 @source_type("multimodal_conversation")
 class MultimodalConversation(ShareGpt):
-    """NeMo's mixed-modal rows: every part is a turn, `type` text or audio; neighbours of one speaker are one turn."""
+    """NeMo's mixed-modal rows: every part is a turn, `type` text or audio; neighbours of one speaker are one turn.
+
+    With `tarred_audio_filepaths` the audio stands in tars, one manifest a tar in the same order, and an audio's value is
+    the name of a member.
+    """
+
+    keys = ShareGpt.keys | {"tarred_audio_filepaths", "shard_window"}
+
+    def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
+        super().__init__(config, sampling_rate)
+        tars = config.tarred_audio_filepaths
+        self.tars = None if tars is None else TarShards(tars, self.rows)
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        return super().shard_sizes if self.tars is None else self.rows.sizes
+
+    def _find(self, row: Row, path: str) -> tuple[Path, Member | None]:
+        if self.tars is None:
+            return super()._find(row, path)
+        tar = self.tars.of(row)
+        return tar.path, tar.find(path)
 
     def _turn(self, row: Row, part: Any) -> Turn:
         if isinstance(part, dict) and part.get("type") == "audio":
             if not isinstance(part.get("value"), str):
                 raise DataError("audio turn without a path", value=part, expected='{"type": "audio", "value": path}')
-            audio = self._cut(row, part["value"], part.get("offset"), part.get("duration"))
+            audio = self._audio(row, part["value"], part.get("offset"), part.get("duration"))
             return Turn(_role(part.get("from")), (audio,))
         if isinstance(part, dict) and part.get("type", "text") != "text":
             raise DataError("unknown type of turn", value=part["type"], expected="text or audio")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-
-import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.data.typed import mapping, plain, read_config, read_yaml
 
 FUSIONS = ("rows", "randomized_round_robin")
 BAD_ROW = ("skip", "error")
@@ -36,7 +33,7 @@ class SourceConfig:
     manifest_filepath: Any = None
     """JSONL files: a path, a list, or a numbered pattern (`part__OP_0..7_CL_.json`)."""
     tarred_audio_filepaths: Any = None
-    """Tar files of a `nemo_tarred` source, in the order of its manifests."""
+    """Tar files of a `nemo_tarred` or `multimodal_conversation` source, in the order of its manifests."""
     cuts_path: Any = None
     """Lhotse cuts, JSONL or JSONL.gz."""
     shar_path: Any = None
@@ -125,6 +122,8 @@ class TrainConfig(BatchConfig):
     """The token length of a micro-batch is rounded up to a multiple of this."""
     pad_audio_to_multiple_of: int = 1
     """Samples of a micro-batch's waveforms are rounded up to a multiple of this: fewer distinct shapes."""
+    augment: Any = None
+    """Changes to the waveforms of all speech sources, by effect; see `AugmentConfig`. None by default."""
 
     def check(self, place: str) -> None:
         """
@@ -135,6 +134,7 @@ class TrainConfig(BatchConfig):
         _check_choice(self, "on_bad_row", BAD_ROW, place)
         _check_limits(self, place)
         _check_positive(self, ("pad_tokens_to_multiple_of", "pad_audio_to_multiple_of"), place)
+        read_augment(self.augment, f"{place}.augment")
         if self.fusion == "rows":
             super().check(place)
         elif self.input_cfg is not None:
@@ -151,6 +151,117 @@ class TrainConfig(BatchConfig):
                 expected="the same names in both",
                 knob=f"{place}.sampler_weights",
             )
+
+
+@dataclass
+class SpeedConfig:
+    """Faster or slower speech, its pitch with it; durations and limits are those of the changed audio."""
+
+    prob: float = 0.0
+    """Share of the conversations that are changed."""
+    factors: list[float] = field(default_factory=lambda: [0.9, 1.1])
+    """One is drawn: 1.1 is a tenth faster. From 0.5 to 2 in steps of 0.01, which keeps resampling filters short."""
+
+
+@dataclass
+class ReverbConfig:
+    """The sound of a room; with neither files nor a folder, rooms are generated."""
+
+    prob: float = 0.0
+    """Share of the conversations that are changed."""
+    manifest_filepath: Any = None
+    """JSONL of impulse responses, `{"audio_filepath", "duration"?, "offset"?}`; the first channel is taken."""
+    folder: str | Path | None = None
+    """A folder of impulse responses, searched with all below it."""
+    t60: list[float] = field(default_factory=lambda: [0.2, 0.8])
+    """Range of seconds in which a generated room's echo falls by 60 dB."""
+    direct_to_echo: list[float] = field(default_factory=lambda: [0.0, 12.0])
+    """Range of dB by which direct sound is louder than a generated room's echo."""
+
+
+@dataclass
+class NoiseConfig:
+    """Noise from recordings."""
+
+    prob: float = 0.0
+    """Share of the conversations that are changed."""
+    manifest_filepath: Any = None
+    """JSONL of noises, `{"audio_filepath", "duration"?, "offset"?}`."""
+    folder: str | Path | None = None
+    """A folder of noises, searched with all below it."""
+    snr: list[float] = field(default_factory=lambda: [5.0, 20.0])
+    """Range of dB by which the speech is louder than the noise."""
+
+
+@dataclass
+class TelephoneConfig:
+    """A telephone line: 300 to 3400 Hz, 8 bits in mu-law."""
+
+    prob: float = 0.0
+    """Share of the conversations that are changed."""
+
+
+@dataclass
+class AugmentConfig:
+    """The keys of `data.train_ds.augment`; effects are drawn apart and applied in this order."""
+
+    speed: SpeedConfig | None = None
+    """Speed and pitch."""
+    reverb: ReverbConfig | None = None
+    """Rooms."""
+    noise: NoiseConfig | None = None
+    """Noise."""
+    telephone: TelephoneConfig | None = None
+    """Telephone bandwidth."""
+
+
+_EFFECTS = {"speed": SpeedConfig, "reverb": ReverbConfig, "noise": NoiseConfig, "telephone": TelephoneConfig}
+
+
+def read_augment(values: Any, place: str) -> AugmentConfig:
+    """The effects of a configuration; those that it leaves out are off.
+
+    Raises:
+        ConfigError: an unknown effect or key, or a value of a wrong type or range.
+    """
+    effects = {} if values is None else mapping(values, place)
+    for key in effects:
+        if key not in _EFFECTS:
+            raise ConfigError(
+                "unknown effect", value=key, expected=f"one of {', '.join(_EFFECTS)}", knob=f"{place}.{key}"
+            )
+    config = AugmentConfig(
+        **{key: read_config(_EFFECTS[key], value, f"{place}.{key}") for key, value in effects.items()}
+    )
+    for name, effect in vars(config).items():
+        if effect is not None and not 0 <= effect.prob <= 1:
+            raise ConfigError("value out of range", value=effect.prob, expected="0 to 1", knob=f"{place}.{name}.prob")
+    if config.speed is not None:
+        _check_factors(config.speed, f"{place}.speed")
+    if config.reverb is not None:
+        _check_range(config.reverb.t60, 0.05, 5.0, f"{place}.reverb.t60")
+        _check_range(config.reverb.direct_to_echo, -20.0, 40.0, f"{place}.reverb.direct_to_echo")
+    if config.noise is not None:
+        _check_range(config.noise.snr, -20.0, 60.0, f"{place}.noise.snr")
+    return config
+
+
+def _check_factors(config: SpeedConfig, place: str) -> None:
+    good = [0.5 <= factor <= 2 and abs(factor * 100 - round(factor * 100)) < 1e-6 for factor in config.factors]
+    if not good or not all(good):
+        raise ConfigError(
+            "speed out of range",
+            value=config.factors,
+            expected="factors from 0.5 to 2 in steps of 0.01",
+            knob=f"{place}.factors",
+        )
+
+
+def _check_range(values: Sequence[float], low: float, high: float, place: str) -> None:
+    if len(values) != 2 or not low <= values[0] <= values[1] <= high:
+        raise ConfigError(
+            "no range of values", value=list(values), expected=f"two numbers from {low:g} to {high:g}", knob=place
+        )
 
 
 @dataclass
@@ -206,107 +317,6 @@ def _check_limits(config: TrainConfig | ValidationConfig, place: str) -> None:
             expected=f"at most max_duration, {config.max_duration}",
             knob=f"{place}.min_duration",
         )
-
-
-Config = TypeVar("Config")
-
-
-def read_config(kind: type[Config], values: Any, place: str) -> Config:
-    """A configuration as its dataclass.
-
-    Args:
-        kind: the dataclass.
-        values: a mapping or an OmegaConf node.
-        place: the key that holds it, for errors.
-
-    Raises:
-        ConfigError: not a mapping, an unknown key, a missing one, or a value of another type than its field.
-    """
-    values = mapping(values, place)
-    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
-    hints = get_type_hints(kind)
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError("unknown key", value=key, expected=f"one of {', '.join(known)}", knob=f"{place}.{key}")
-        if not _fits(value, hints[key]):
-            raise ConfigError("wrong type", value=value, expected=_said(hints[key]), knob=f"{place}.{key}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ConfigError(f"incomplete ({error})", value=dict(values), knob=place) from error
-
-
-def mapping(values: Any, place: str) -> Mapping[str, Any]:
-    """Values that have keys, as Python containers.
-
-    Raises:
-        ConfigError: not a mapping.
-    """
-    values = plain(values)
-    if not isinstance(values, Mapping):
-        raise ConfigError("not a mapping", value=values, expected="key: value", knob=place)
-    return values
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type of these dataclasses: plain ones, unions, and lists and dicts of such."""
-    if hint is Any:
-        return True
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is UnionType:
-        return any(_fits(value, one) for one in inner)
-    if origin is list:
-        return isinstance(value, list | tuple) and all(_fits(item, inner[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, Mapping) and all(
-            _fits(k, inner[0]) and _fits(item, inner[1]) for k, item in value.items()
-        )
-    if isinstance(value, bool):  # an int to Python
-        return hint is bool
-    return isinstance(value, int | float if hint is float else hint)
-
-
-_TYPE_NAMES: Mapping[Any, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    Path: "a path",
-    NoneType: "null",
-    Any: "anything",
-}
-
-
-def _said(hint: Any) -> str:
-    """A type in words."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is UnionType:
-        return " or ".join(_said(one) for one in inner)
-    if origin is list:
-        return f"a list, each of it {_said(inner[0])}"
-    if origin is dict:
-        return f"a mapping of names, each to {_said(inner[1])}"
-    return _TYPE_NAMES[hint]
-
-
-def read_yaml(path: Path, knob: str) -> Any:
-    """What a YAML file holds.
-
-    Raises:
-        ConfigError: the file is not YAML; the error names the line where it can be told.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8, dates that are none
-        mark = getattr(error, "problem_mark", None)
-        said = (getattr(error, "problem", None) or str(error)).splitlines()[0]
-        line = None if mark is None else mark.line + 1
-        raise ConfigError(f"file is not YAML ({said})", path=path, line=line, knob=knob) from error
-
-
-def plain(values: Any) -> Any:
-    """OmegaConf nodes as Python containers, interpolations resolved."""
-    return OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig | ListConfig) else values
 
 
 def read_input_cfg(value: Any, place: str) -> list[dict[str, Any]]:

@@ -14,12 +14,14 @@ from omegaconf import DictConfig
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.blend import Blend, Encoder, Limits, Skip, Weighted, read_sources, reason_of
+from vtblender_nemo.data.augment import Augmenter
+from vtblender_nemo.data.blend import Blend, Encoder, Limits, Weighted, read_sources
 from vtblender_nemo.data.buckets import BucketPlanner, Planner, RoundRobinPlanner
 from vtblender_nemo.data.collate import Collator
-from vtblender_nemo.data.config import BatchConfig, TrainConfig, ValidationConfig, mapping, plain, read_config
-from vtblender_nemo.data.skips import SkipLog
+from vtblender_nemo.data.config import BatchConfig, TrainConfig, ValidationConfig, read_augment
+from vtblender_nemo.data.skips import Skip, SkipLog, reason_of
 from vtblender_nemo.data.train_loader import TrainLoader
+from vtblender_nemo.data.typed import mapping, plain, read_config
 
 _KEYS = ("train_ds", "validation_ds")
 
@@ -139,7 +141,7 @@ class BlendDataModule(LightningDataModule):
             config.pad_audio_to_multiple_of,
         )
         return TrainLoader(
-            _make_planner(config, self._encoder),
+            make_planner(config, self._encoder),
             collator,
             SkipLog(_own_file(self._skipped_path), keep=self._resumed is not None),
             num_workers=config.num_workers,
@@ -148,20 +150,34 @@ class BlendDataModule(LightningDataModule):
         )
 
 
-def _make_planner(config: TrainConfig, encoder: Encoder) -> Planner:
+def make_planner(config: TrainConfig, encoder: Encoder) -> Planner:
+    """What plans the micro-batches of a training.
+
+    Raises:
+        ConfigError: sources, samplers or augmentations that cannot be opened.
+    """
+    augmenter = _make_augmenter(config, encoder.sampling_rate)
     if config.fusion == "rows":
-        return _make_buckets(config, config, encoder, "data.train_ds")
+        return _make_buckets(config, config, encoder, "data.train_ds", augmenter)
     planners: dict[str, BucketPlanner] = {}
     for name, values in config.samplers.items():
         place = f"data.train_ds.samplers.{name}"
         shared = {field.name: getattr(config, field.name) for field in fields(BatchConfig) if field.name != "input_cfg"}
         own = read_config(BatchConfig, {**shared, **mapping(values, place)}, place)
         own.check(place)
-        planners[name] = _make_buckets(own, config, encoder, place)
+        planners[name] = _make_buckets(own, config, encoder, place, augmenter)
     return RoundRobinPlanner(planners, config.sampler_weights, seed=config.seed)
 
 
-def _make_buckets(batch: BatchConfig, config: TrainConfig, encoder: Encoder, place: str) -> BucketPlanner:
+def _make_augmenter(config: TrainConfig, sampling_rate: int) -> Augmenter | None:
+    place = "data.train_ds.augment"
+    effects = read_augment(config.augment, place)
+    return Augmenter(effects, sampling_rate, place) if any(vars(effects).values()) else None
+
+
+def _make_buckets(
+    batch: BatchConfig, config: TrainConfig, encoder: Encoder, place: str, augmenter: Augmenter | None
+) -> BucketPlanner:
     sources = read_sources(
         batch.input_cfg,
         sampling_rate=encoder.sampling_rate,
@@ -181,6 +197,7 @@ def _make_buckets(batch: BatchConfig, config: TrainConfig, encoder: Encoder, pla
         rank=rank,
         world_size=world_size,
         stop_at_bad_row=config.on_bad_row == "error",
+        augmenter=augmenter,
     )
     return BucketPlanner(
         blend,

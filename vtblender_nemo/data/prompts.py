@@ -11,7 +11,7 @@ from typing import Any
 
 from vtblender_nemo.common.conversation import Audio, Text
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.config import read_yaml
+from vtblender_nemo.data.typed import read_yaml
 
 AUDIO_POSITIONS = ("before", "after", "random")
 _AUDIO_FIELD = "audio"

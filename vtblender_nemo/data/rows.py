@@ -113,11 +113,12 @@ def read_span(path: Path | str, start: int, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Row:
-    """A JSON object and where it stands (1-based line)."""
+    """A JSON object and where it stands: 1-based line, 0-based number of its file among the source's."""
 
     data: dict[str, Any]
     path: Path
     line: int
+    file: int = 0
 
 
 class JsonlRows:
@@ -165,7 +166,7 @@ class JsonlRows:
             ) from error
         if not isinstance(data, dict):
             raise DataError("line is not a JSON object", path=path, line=line + 1, value=data, expected="{...}")
-        return Row(data, path, line + 1)
+        return Row(data, path, line + 1, file)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Member:
 
 
 class TarFile:
-    """The members of an uncompressed tar, by name and in order; scanned at first use."""
+    """The members of an uncompressed tar, by name and in order; scanned at first use. An empty file has none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -193,8 +194,7 @@ class TarFile:
         """
         if self._members is None:
             try:
-                with tarfile.open(self.path, "r:") as tar:
-                    self._members = [Member(info.name, info.offset_data, info.size) for info in tar if info.isfile()]
+                self._members = _scan(self.path)
             except (tarfile.TarError, OSError) as error:
                 raise DataError(
                     f"tar cannot be read ({error})", path=self.path, expected="an uncompressed tar"
@@ -214,3 +214,46 @@ class TarFile:
             raise DataError(
                 "tar has no such file", path=self.path, value=name, expected="the name of a member"
             ) from None
+
+
+def _scan(path: Path) -> list[Member]:
+    if path.stat().st_size == 0:  # a shard that nothing was written to
+        return []
+    with tarfile.open(path, "r:") as tar:
+        return [Member(info.name, info.offset_data, info.size) for info in tar if info.isfile()]
+
+
+class TarShards:
+    """The tars of a source: one for every manifest in the same order, or rows that name theirs by `shard_id`.
+
+    Args:
+        value: paths of the tars, as in a configuration.
+        rows: the manifests' rows.
+
+    Raises:
+        ConfigError: missing files, or tars and manifests that do not match.
+    """
+
+    def __init__(self, value: Any, rows: JsonlRows) -> None:
+        self._tars = [TarFile(path) for path in expand_paths(value, knob="tarred_audio_filepaths")]
+        self._by_manifest = len(rows.files) == len(self._tars)
+        if not self._by_manifest and len(rows.files) != 1:
+            raise ConfigError(
+                "manifests and tars do not match",
+                value={"manifests": len(rows.files), "tars": len(self._tars)},
+                expected="one manifest for every tar, or one for all",
+                knob="tarred_audio_filepaths",
+            )
+
+    def of(self, row: Row) -> TarFile:
+        """The tar that holds a row's audio.
+
+        Raises:
+            DataError: the row does not name one of the tars.
+        """
+        if self._by_manifest:
+            return self._tars[row.file]
+        shard = row.data.get("shard_id")
+        if not isinstance(shard, int) or not 0 <= shard < len(self._tars):
+            raise DataError("row without its shard", value=shard, expected=f"shard_id from 0 to {len(self._tars) - 1}")
+        return self._tars[shard]

@@ -7,13 +7,40 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vtblender_nemo.data.blend import Skip
+from vtblender_nemo.common.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A row that was left out, and why.
+
+    Attributes:
+        source: name of its source.
+        path: the file that holds the row.
+        line: 1-based.
+        knob: the filter that dropped it, or `on_bad_row`.
+        reason: what was wrong, in full.
+        first_pass: whether the source was in its first pass; in later ones the same row is skipped again.
+    """
+
+    source: str
+    path: str
+    line: int
+    knob: str
+    reason: str
+    first_pass: bool
+
+
+def reason_of(error: DataError) -> str:
+    """What an error says, without the row's place, which stands beside it."""
+    problem = error.problem if error.path is None or error.line is not None else f"{error.problem}: {error.path}"
+    return str(DataError(problem, value=error.value, expected=error.expected, knob=error.knob))
 
 
 class SkipLog:

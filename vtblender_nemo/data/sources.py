@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.config import SourceConfig, read_config
+from vtblender_nemo.data.config import SourceConfig
 from vtblender_nemo.data.order import key_of, mix
 from vtblender_nemo.data.rows import JsonlRows, Row, expand_paths
+from vtblender_nemo.data.typed import read_config
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -125,7 +126,7 @@ class JsonlSource(Source):
 
     def _read(self, index: int, rng: random.Random) -> Conversation:
         row = self.rows[index]
-        return self._convert(Row({**row.data, **self.config.tags}, row.path, row.line), index, rng)
+        return self._convert(Row({**row.data, **self.config.tags}, row.path, row.line, row.file), index, rng)
 
     @abstractmethod
     def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation: ...

@@ -18,7 +18,7 @@ from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
 from vtblender_nemo.data.config import SourceConfig
 from vtblender_nemo.data.lazy_audio import lazy_cut, lazy_recording
 from vtblender_nemo.data.prompts import Wordings, load_wordings
-from vtblender_nemo.data.rows import Row, TarFile, expand_paths
+from vtblender_nemo.data.rows import Row, TarFile, TarShards, expand_paths
 from vtblender_nemo.data.sources import JsonlSource, source_type
 
 _SPEECH_KEYS = frozenset({"text_field", "prompts", "task", "audio_position"})
@@ -110,23 +110,14 @@ class NemoTarred(_SpeechSource):
 
     def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
         super().__init__(config, sampling_rate)
-        self.tars = [
-            TarFile(path) for path in expand_paths(config.tarred_audio_filepaths, knob="tarred_audio_filepaths")
-        ]
-        if len(self.rows.files) not in (1, len(self.tars)):
-            raise ConfigError(
-                "manifests and tars do not match",
-                value={"manifests": len(self.rows.files), "tars": len(self.tars)},
-                expected="one manifest for every tar, or one for all",
-                knob="tarred_audio_filepaths",
-            )
+        self.tars = TarShards(config.tarred_audio_filepaths, self.rows)
 
     @property
     def shard_sizes(self) -> list[int]:
         return self.rows.sizes
 
     def _cut(self, row: Row, index: int) -> Cut:
-        tar = self._tar(row, index)
+        tar = self.tars.of(row)
         name, offset_secs, duration_secs = _span(row)
         member = tar.find(self._SUB.sub("", name))
         return lazy_cut(
@@ -136,14 +127,6 @@ class NemoTarred(_SpeechSource):
             sampling_rate=self.sampling_rate,
             member=member,
         )
-
-    def _tar(self, row: Row, index: int) -> TarFile:
-        if len(self.rows.files) == len(self.tars):
-            return self.tars[self.rows.locate(index)[0]]
-        shard = row.data.get("shard_id")
-        if not isinstance(shard, int) or not 0 <= shard < len(self.tars):
-            raise DataError("row without its shard", value=shard, expected=f"shard_id from 0 to {len(self.tars) - 1}")
-        return self.tars[shard]
 
 
 class _CutSource(_SpeechSource):

@@ -14,10 +14,10 @@ from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import PromptIds
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.common.errors import AudioError, DataError
-from vtblender_nemo.data.blend import Example, Skip, reason_of
+from vtblender_nemo.data.blend import Example
 from vtblender_nemo.data.buckets import Planner
 from vtblender_nemo.data.collate import Collator
-from vtblender_nemo.data.skips import SkipLog
+from vtblender_nemo.data.skips import Skip, SkipLog, reason_of
 
 # Lightning's fetcher reads one batch ahead of a loader without a length, which would put every saved state one batch
 # late.
