@@ -1,0 +1,1 @@
+"""Public corpora in their own layouts, made into shards that train."""

@@ -1,0 +1,152 @@
+"""Prepares a corpus: found once, written shard by shard in several processes, and continued where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.files import write_json
+from vtblender_nemo.common.progress import progress_bar
+from vtblender_nemo.corpora.listing import LISTING, REFUSED, plan_shards, write_listing
+from vtblender_nemo.corpora.registry import Corpus, Task, corpus_of
+from vtblender_nemo.corpora.report import Report, write_report
+from vtblender_nemo.corpora.shards import UNFINISHED, Format, Shard, make_shard
+from vtblender_nemo.corpora.utterance import Selection
+
+JOB, WORK = "job.json", "work"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is prepared, and how.
+
+    Attributes:
+        format: tarred NeMo manifests or Lhotse shar.
+        splits: names of the corpus's parts; empty means those it trains and tests with.
+        languages: codes, or pairs as `en-de`; empty means all that are there.
+        tasks: what rows shall teach; empty means all that the corpus can.
+        seed: of the order of the rows.
+        limit: most lines of every language and split.
+        rows_per_shard: rows of one shard, which is what is done again after a kill.
+        sampling_rate: Hz of the audio that is written.
+    """
+
+    format: Format = Format.tarred
+    splits: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    seed: int = 0
+    limit: int | None = None
+    rows_per_shard: int = 1000
+    sampling_rate: int = 16_000
+
+    def check(self) -> None:
+        """
+        Raises:
+            ConfigError: a number out of range.
+        """
+        for name, least in (("limit", 1), ("rows_per_shard", 1), ("sampling_rate", 8000)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                knob = f"--{name.replace('_', '-')}"
+                raise ConfigError("number out of range", value=value, expected=f">= {least}", knob=knob)
+
+
+def prepare(name: str, folder: Path, output_dir: Path, options: Options, workers: int = 1) -> Report:
+    """Makes shards of a corpus, or what an earlier run has left of them.
+
+    Args:
+        name: of the corpus.
+        folder: the corpus as it is unpacked.
+        output_dir: gets a folder of shards for every language and split, `input_cfg.yaml` and its like,
+            `prompts/`, `LICENCE.txt`, `rejected.jsonl`, `summary.json`, and for continuing `job.json` and `work/`.
+        options: what is prepared.
+        workers: processes; what is written does not depend on their number.
+
+    Raises:
+        ConfigError: an unknown corpus, options that do not fit it, or a folder that holds another job.
+        DataError: lists that cannot be read, or not one utterance.
+    """
+    options.check()
+    corpus = corpus_of(name)
+    tasks = _tasks(corpus, options.tasks)
+    claim_job(output_dir, {"corpus": name, "input": str(folder.resolve()), **asdict(options)})
+    work = output_dir / WORK
+    if not (work / LISTING).is_file():
+        selection = Selection(folder, options.splits, options.languages, options.limit, workers)
+        write_listing(corpus.read(selection), tasks, work)
+    shards = plan_shards(work, output_dir, options.seed, options.rows_per_shard)
+    run_shards(shards, work / LISTING, options, workers)
+    return write_report(corpus, tasks, options.format, shards, work / REFUSED, output_dir)
+
+
+def _tasks(corpus: Corpus, wanted: Sequence[str]) -> list[Task]:
+    by_name = {task.name: task for task in corpus.tasks}
+    for name in wanted:
+        if name not in by_name:
+            raise ConfigError(
+                f"{corpus.title} cannot teach this",
+                value=name,
+                expected=f"some of {', '.join(by_name)}",
+                knob="--tasks",
+            )
+    return [by_name[name] for name in wanted or by_name]
+
+
+def claim_job(output_dir: Path, settings: dict[str, Any]) -> None:
+    """Writes `job.json`, or sees that the one there has the same settings.
+
+    Raises:
+        ConfigError: the folder holds another job; the error names what differs.
+    """
+    path, settings = output_dir / JOB, json.loads(json.dumps(settings))
+    if not path.is_file():
+        write_json(settings, path)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key in [*settings, *before]:
+        if before.get(key) != settings.get(key):
+            raise ConfigError(
+                f"the folder holds another job: {key} was {before.get(key)!r} and is {settings.get(key)!r}",
+                path=path,
+                expected="the settings that it was begun with, or an empty folder",
+                knob=f"--{key.replace('_', '-')}, or --output-dir",
+            )
+
+
+def run_shards(shards: Sequence[Shard], listing: Path, options: Options, workers: int) -> None:
+    """Makes the shards that are not done yet."""
+    for folder in {shard.folder for shard in shards}:
+        for left in folder.glob(f"{UNFINISHED}*"):
+            left.unlink()
+    todo = [shard for shard in shards if not shard.done.is_file()]
+    total = sum(len(shard.lines) for shard in shards)
+    left_rows = sum(len(shard.lines) for shard in todo)
+    with progress_bar(total, done=total - left_rows) as bar:
+        for rows in _made(todo, (listing, options.format, options.sampling_rate), workers):
+            bar.update(rows)
+
+
+def _made(shards: Sequence[Shard], what: tuple[Path, Format, int], workers: int) -> Iterator[int]:
+    """Makes shards; gives the rows of each when it is done."""
+    if workers == 1 or len(shards) < 2:
+        for shard in shards:
+            make_shard(shard, *what)
+            yield len(shard.lines)
+        return
+    spawn = multiprocessing.get_context("spawn")  # Lhotse's and libsndfile's threads do not survive a fork
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
+        running = {pool.submit(make_shard, shard, *what): shard for shard in shards}
+        try:
+            for future in as_completed(running):
+                future.result()
+                yield len(running[future].lines)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,213 @@
+"""What stands beside the shards: entries of `input_cfg`, wordings, the licence, refusals and counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.files import write_json, write_text
+from vtblender_nemo.corpora.registry import Corpus, Task
+from vtblender_nemo.corpora.shards import FILES, Format, Shard
+from vtblender_nemo.synthesis.writer import json_line
+
+_BY_LANGUAGE = "asr_by_language"  # wordings that name the language that is spoken
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a corpus.
+
+    Attributes:
+        rows: written.
+        hours: of their audio; audio that several rows share counts for each.
+        refused: by reason, the most frequent first.
+        configs: files with entries for `data.train_ds.input_cfg`, the training splits' first.
+    """
+
+    rows: int
+    hours: float
+    refused: dict[str, int]
+    configs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """The shards of one language and split, with their counts."""
+
+    folder: Path
+    counts: list[dict[str, Any]]
+
+    @property
+    def language(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def split(self) -> str:
+        return self.folder.name
+
+    @property
+    def languages(self) -> dict[str, str]:
+        """The codes that all its rows have in common."""
+        return next((count["languages"] for count in self.counts if count["languages"]), {})
+
+    @property
+    def rows(self) -> int:
+        return sum(count["rows"] for count in self.counts)
+
+    @property
+    def hours(self) -> float:
+        return sum(count["row_secs"] for count in self.counts) / 3600
+
+
+def write_report(
+    corpus: Corpus, tasks: Sequence[Task], format: Format, shards: Sequence[Shard], refused: Path, output_dir: Path
+) -> Report:
+    """Writes `input_cfg.yaml` (training splits), `input_cfg.<split>.yaml`, `prompts/`, `LICENCE.txt`, `rejected.jsonl` and
+    `summary.json`.
+
+    Args:
+        corpus: which one.
+        tasks: what its rows shall teach.
+        format: of the shards.
+        shards: all of them, done.
+        refused: JSONL of the lines that gave no utterance.
+        output_dir: of the job.
+    """
+    subsets = _subsets(shards)
+    reasons = _write_rejected(refused, subsets, output_dir / "rejected.jsonl")
+    configs = _write_configs(corpus, tasks, format, [subset for subset in subsets if subset.rows], output_dir)
+    write_text(_licence_note(corpus), output_dir / "LICENCE.txt")
+    rows, hours = sum(subset.rows for subset in subsets), sum(subset.hours for subset in subsets)
+    summary = {
+        "corpus": corpus.name,
+        "rows": rows,
+        "hours": round(hours, 4),
+        "refused": reasons,
+        "subsets": {
+            f"{subset.language}/{subset.split}": {
+                "rows": subset.rows,
+                "hours": round(subset.hours, 4),
+                "clips": sum(count["clips"] for count in subset.counts),
+                "refused": sum(len(count["refused"]) for count in subset.counts),
+                "shards": len(subset.counts),
+            }
+            for subset in subsets
+        },
+    }
+    write_json(summary, output_dir / "summary.json")
+    return Report(rows, hours, reasons, tuple(configs))
+
+
+def _subsets(shards: Sequence[Shard]) -> list[_Subset]:
+    folders: dict[Path, list[dict[str, Any]]] = {}
+    for shard in shards:
+        counts = json.loads(shard.done.read_text(encoding="utf-8"))
+        folders.setdefault(shard.folder, []).append(counts)
+    return [_Subset(folder, counts) for folder, counts in folders.items()]
+
+
+def _write_rejected(listed: Path, subsets: Sequence[_Subset], path: Path) -> dict[str, int]:
+    """Joins all refusals; gives their numbers by reason."""
+    reasons: Counter[str] = Counter()
+    unfinished = path.with_name(f".{path.name}")
+    with unfinished.open("wb") as file:
+        for row in _refusals(listed, subsets):
+            reasons[row["reason"]] += 1
+            file.write(json_line(row))
+    unfinished.replace(path)
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _refusals(listed: Path, subsets: Sequence[_Subset]) -> Iterator[dict[str, Any]]:
+    with listed.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+    for subset in subsets:
+        for count in subset.counts:
+            yield from count["refused"]
+
+
+def _write_configs(
+    corpus: Corpus, tasks: Sequence[Task], format: Format, subsets: Sequence[_Subset], output_dir: Path
+) -> list[Path]:
+    """Writes entries, those of training splits to one file.
+
+    Those of every other split go to one of its own, so that nothing trains on tests by accident.
+    """
+    files: dict[str, list[dict[str, Any]]] = {}
+    for subset in sorted(subsets, key=lambda subset: not subset.split.startswith("train")):
+        name = "input_cfg.yaml" if subset.split.startswith("train") else f"input_cfg.{subset.split}.yaml"
+        files.setdefault(name, []).extend(_entry(corpus, task, format, subset, output_dir) for task in tasks)
+    for name, entries in files.items():
+        write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), output_dir / name)
+    return [output_dir / name for name in files]
+
+
+def _entry(corpus: Corpus, task: Task, format: Format, subset: _Subset, output_dir: Path) -> dict[str, Any]:
+    spoken = subset.languages
+    folder = f"{subset.language}/{subset.split}"
+    rows, audio = (f"{folder}/{_numbered(name, len(subset.counts))}" for name in FILES[format])
+    place = {"type": "lhotse_shar", "shar_path": folder}
+    if format == Format.tarred:
+        place = {"type": "nemo_tarred", "manifest_filepath": rows, "tarred_audio_filepaths": audio}
+    prompts = _BY_LANGUAGE if task.name == "asr" and _foreign(spoken.get("source_lang")) else task.prompts
+    used = ("source_lang", "target_lang") if task.name == "ast" else ("source_lang",)
+    return {
+        **place,
+        "name": "_".join([corpus.name, subset.language, subset.split, task.name]),
+        "text_field": task.text_field,
+        "task": task.name,
+        "prompts": _copy_prompts(prompts, output_dir),
+        "tags": {name: spoken[name] for name in used if name in spoken},
+    }
+
+
+def _numbered(name: str, count: int) -> str:
+    """The name of one shard's file, or the pattern of several, as NeMo and this package write it."""
+    return name.format(number=0) if count == 1 else name.replace("{number:06}", f"_OP_{0:06}..{count - 1:06}_CL_")
+
+
+def _foreign(code: str | None) -> bool:
+    """Whether a code is of another language than English, and one whose name wordings know."""
+    from vtblender_nemo.data.prompts import language_name
+
+    if code is None or code == "en":
+        return False
+    try:
+        language_name(code)
+    except DataError:
+        return False
+    return True
+
+
+def _copy_prompts(name: str, output_dir: Path) -> str:
+    """Puts a file of this package's wordings beside the shards; gives its path from the output folder."""
+    import vtblender_nemo
+
+    package = Path(vtblender_nemo.__file__).parent
+    folders = [package / "conf" / "prompts", package.parent / "conf" / "prompts"]  # installed, and in a checkout
+    path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
+    if path is None:
+        raise ConfigError(
+            "file of wordings is missing", path=folders[0] / f"{name}.yaml", expected="a whole installation"
+        )
+    target = output_dir / "prompts" / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+    return f"prompts/{path.name}"
+
+
+def _licence_note(corpus: Corpus) -> str:
+    return (
+        f"These files were made from {corpus.title}.\n\n"
+        f"Licence: {corpus.licence}.\nStated at: {corpus.stated_at}\n\n"
+        "What was changed: recordings were cut to the corpus's own segments, made mono FLAC of 16 bits, put in another "
+        "order and\njoined to shards. This note is no legal advice: read the licence where it is stated.\n"
+    )
