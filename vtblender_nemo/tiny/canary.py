@@ -123,7 +123,7 @@ def _model_config(config: EncoderConfig, tokenizers: dict[str, dict[str, str]]) 
             "n_fft": 512,
             "log": True,
             "frame_splicing": 1,
-            "dither": 1e-5,
+            "dither": 0.0,  # noise that costs a thirtieth of a training step on a CPU and teaches nothing here
             "pad_to": 0,
             "pad_value": 0.0,
         },

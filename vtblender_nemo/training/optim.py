@@ -74,7 +74,9 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
             muon_groups.append({"params": matrices, "lr": muon_lr[part], "name": f"{part}.muon"})
         if rest:
             adamw_groups.append({"params": rest, "lr": cfg.lr * lr_scale.get(part, 1.0), "name": part})
-    adamw = AdamW(adamw_groups, lr=cfg.lr, betas=tuple(cfg.betas), weight_decay=cfg.weight_decay)
+    # Fused, AdamW is quicker; alone it may not be, as Lightning then refuses to clip gradients under mixed precision.
+    fused = bool(muon_groups)
+    adamw = AdamW(adamw_groups, lr=cfg.lr, betas=tuple(cfg.betas), weight_decay=cfg.weight_decay, fused=fused)
     if not muon_groups:
         return adamw
     muon = _muon_class()(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
