@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.synthesis.espeak import Voice, known_accents, known_variants, synthesize, synthesize_with_times
 
+ROOT = Path(__file__).parents[2]
 TEXT = "On Monday the king bought two red apples."
 
 
@@ -21,6 +27,43 @@ def test_speech_is_mono_float_at_the_rate_asked_for():
     slow, slow_rate = synthesize(TEXT, Voice("en-gb", "f2"), sample_rate=8000)
     assert slow_rate == 8000
     assert len(slow) == pytest.approx(len(samples) / 2, rel=0.02)
+
+
+def test_speech_depends_on_text_and_voice_alone():
+    """Bytes and word times, with other voices, noisy ones and other texts said before, and in a process of its own."""
+    voices = [Voice("en-us", "m3"), Voice("en-gb-scotland", "f2", 200, 40), Voice("en-gb-x-rp", "f5", 150, 60)]
+    texts = [TEXT, "She sells sea shells.", "What is the weather like today?"]
+
+    def say(pairs):
+        return {pair: synthesize_with_times(*pair) for pair in pairs}
+
+    pairs = [(text, voice) for text in texts for voice in voices]
+    first, again = say(pairs), say(reversed(pairs))
+    for pair in pairs:
+        assert np.array_equal(first[pair].samples, again[pair].samples)
+        assert first[pair].words == again[pair].words
+    code = (
+        "import hashlib; from vtblender_nemo.synthesis.espeak import Voice, synthesize;"
+        f"print(hashlib.sha256(synthesize({texts[1]!r}, {voices[2]!r})[0].tobytes()).hexdigest())"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert other.stdout.strip() == hashlib.sha256(first[texts[1], voices[2]].samples.tobytes()).hexdigest()
+
+
+def test_a_library_that_somebody_else_holds_is_refused():
+    import _ctypes
+    import ctypes
+
+    import espeakng_loader
+
+    synthesize("Hello.", Voice())
+    held = ctypes.CDLL(str(espeakng_loader.get_library_path()))
+    try:
+        with pytest.raises(ConfigError, match="another part of this process"):
+            synthesize("Hello.", Voice())
+    finally:
+        _ctypes.dlclose(held._handle)
+    synthesize("Hello.", Voice())
 
 
 def test_silence_is_trimmed_to_fixed_margins():

@@ -1,0 +1,120 @@
+"""Small FastPitch and HiFi-GAN models of NeMo's own classes, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+RATE = 22_050
+MELS = 80
+HOP = 256
+SPEAKERS = 5
+
+
+def _mel(target: str, **more: Any) -> dict[str, Any]:
+    return {
+        "_target_": target,
+        "n_fft": 1024,
+        "sample_rate": RATE,
+        "lowfreq": 0,
+        "highfreq": 8000,
+        "window": "hann",
+        **more,
+    }
+
+
+def build_fastpitch(speakers: int = SPEAKERS) -> Any:
+    """A `FastPitchModel` that reads letters, two layers on each side."""
+    from nemo.collections.tts.models import FastPitchModel
+
+    width = 32
+    transformer = {"n_layer": 2, "n_head": 1, "d_model": width, "d_head": 16, "d_inner": 64, "kernel_size": 3}
+    transformer |= {"dropout": 0.1, "dropatt": 0.1, "dropemb": 0.0}
+    predictor = {
+        "_target_": "nemo.collections.tts.modules.fastpitch.TemporalPredictor",
+        "input_size": width,
+        "kernel_size": 3,
+        "filter_size": 32,
+        "dropout": 0.1,
+        "n_layers": 2,
+    }
+    config = {
+        "learn_alignment": True,
+        "n_speakers": speakers,
+        "min_token_duration": 2,  # random weights would speak some letters in no time at all
+        "max_token_duration": 20,
+        "symbols_embedding_dim": width,
+        "pitch_embedding_kernel_size": 3,
+        "n_mel_channels": MELS,
+        "sample_rate": RATE,
+        "text_tokenizer": {
+            "_target_": "nemo.collections.common.tokenizers.text_to_speech.tts_tokenizers.EnglishCharsTokenizer",
+            "punct": True,
+            "apostrophe": True,
+            "pad_with_space": True,
+        },
+        "train_ds": {"defer_setup": True, "dataset": {"_target_": "nemo.collections.tts.data.dataset.TTSDataset"}},
+        "preprocessor": _mel(
+            "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+            features=MELS,
+            n_window_size=1024,
+            window_size=False,
+            n_window_stride=HOP,
+            window_stride=False,
+            normalize=None,
+            dither=0.0,
+        ),
+        "input_fft": {
+            "_target_": "nemo.collections.tts.modules.transformer.FFTransformerEncoder",
+            "d_embed": width,
+            **transformer,
+        },
+        "output_fft": {"_target_": "nemo.collections.tts.modules.transformer.FFTransformerDecoder", **transformer},
+        "alignment_module": {
+            "_target_": "nemo.collections.tts.modules.aligner.AlignmentEncoder",
+            "n_text_channels": width,
+            "n_mel_channels": MELS,
+        },
+        "duration_predictor": predictor,
+        "pitch_predictor": predictor,
+        "optim": {"name": "adamw", "lr": 1e-3},
+    }
+    return FastPitchModel(OmegaConf.create(config)).eval()
+
+
+def build_hifigan() -> Any:
+    """A `HifiGanModel` with a narrow generator; its discriminators are NeMo's own and large."""
+    from nemo.collections.tts.models import HifiGanModel
+
+    config = {
+        "train_ds": {"defer_setup": True, "dataset": {"_target_": "nemo.collections.tts.data.dataset.VocoderDataset"}},
+        "preprocessor": _mel(
+            "nemo.collections.asr.parts.preprocessing.features.FilterbankFeatures",
+            nfilt=MELS,
+            n_window_size=1024,
+            n_window_stride=HOP,
+            pad_to=0,
+            normalize=None,
+            dither=0.0,
+            use_grads=False,
+        ),
+        "generator": {
+            "_target_": "nemo.collections.tts.modules.hifigan_modules.Generator",
+            "resblock": 1,
+            "upsample_rates": [8, 8, 2, 2],
+            "upsample_kernel_sizes": [16, 16, 4, 4],
+            "upsample_initial_channel": 32,
+            "resblock_kernel_sizes": [3, 7, 11],
+            "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
+        },
+        "optim": {"_target_": "torch.optim.AdamW", "lr": 2e-4},
+        "max_steps": 1,
+    }
+    return HifiGanModel(OmegaConf.create(config)).eval()
+
+
+def save(model: Any, path: Path) -> str:
+    model.save_to(str(path))
+    return str(path)

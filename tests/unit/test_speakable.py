@@ -1,0 +1,150 @@
+"""What can be spoken, and how it is written out for speaking."""
+
+from __future__ import annotations
+
+import pytest
+
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.synthesis import text_normalization
+from vtblender_nemo.synthesis.speakable import SpeakableConfig, speakable
+from vtblender_nemo.synthesis.text_normalization import open_normalizer, plain_text, resolve_normalizer
+from vtblender_nemo.synthesis.work import Refused
+
+ENGLISH = open_normalizer("num2words", "en")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty_text"),
+        ("...", "empty_text"),
+        ("?!", "empty_text"),
+        ("What does `print` do?", "code"),
+        ("```\nx\n```", "code"),
+        ("Fix this:\ndef add(a, b)\nplease", "code"),
+        ("import numpy", "code"),
+        ("Use my_variable here.", "code"),
+        ("What does foo() return?", "code"),
+        ("What is <b>bold</b>?", "code"),
+        ("Is a == b?", "code"),
+        ("select name from users where id", "code"),
+        ("See https://example.com/a for more.", "url"),
+        ("See www.example.org now.", "url"),
+        ("Write to a.b@example.org today.", "url"),
+        ("I read it on wikipedia.org yesterday.", "url"),
+        ("Solve $x^2$ for me.", "maths"),
+        ("What is \\frac{1}{2}?", "maths"),
+        ("What is 3 * 4?", "maths"),
+        ("What is 12 / 4?", "maths"),
+        ("What is 9 - 4?", "maths"),
+        ("Solve x = 3.", "maths"),
+        ("Is a + b small?", "maths"),
+        ("Find y^z now.", "maths"),
+        ("Take ½ of it.", "maths"),
+        ("I love it 😀", "unknown_symbols"),
+        ("What is 日本?", "unknown_symbols"),
+        ("Ελλάδα is Greece.", "unknown_symbols"),
+        ("a | b", "unknown_symbols"),
+        ("[insert name]", "unknown_symbols"),
+        ("word " * 300, "long_text"),
+    ],
+)
+def test_what_cannot_be_spoken_is_refused_by_its_reason(text, reason):
+    refused = speakable(text, ENGLISH, SpeakableConfig())
+    assert isinstance(refused, Refused), refused
+    assert refused.reason == reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What's the capital of France?",
+        "Tell me (briefly) about the 1990s: music, film - and art!",
+        "It costs $5 and €10, that's 50% more.",
+        "Crème brûlée, naïve, Zürich.",
+        "Is it true that he and/or she came at 10:30?",
+        "The first person to select a book from the shelf wins.",
+    ],
+)
+def test_plain_questions_are_spoken(text):
+    assert isinstance(speakable(text, ENGLISH, SpeakableConfig()), str)
+
+
+def test_details_show_what_was_found():
+    refused = speakable("See https://example.com for 😀.", ENGLISH, SpeakableConfig())
+    assert "https://" in refused.detail
+    assert "'😀'" in speakable("I am 😀.", ENGLISH, SpeakableConfig()).detail
+
+
+def test_other_alphabets_are_spoken_where_they_are_configured():
+    config = SpeakableConfig(scripts=["CYRILLIC"], normalizer="none")
+    assert speakable("Привет, мир!", open_normalizer("none", "ru"), config) == "Привет, мир!"
+    assert speakable("Hello", open_normalizer("none", "ru"), config).reason == "unknown_symbols"
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("3 apples and 42 pears", "three apples and forty two pears"),
+        ("1,200 people", "one thousand two hundred people"),
+        ("3.14 miles", "three point one four miles"),
+        ("In 1984 and 2015", "In nineteen eighty four and twenty fifteen"),
+        ("the 1990s", "the nineteen nineties"),
+        ("the 21st of May", "the twenty first of May"),
+        ("50% of it", "fifty percent of it"),
+        ("$5", "five dollars"),
+        ("$1.01", "one dollar and one cent"),
+        ("£2.50", "two pounds and fifty pence"),
+        ("$5 million", "five million dollars"),
+        ("at 10:30", "at ten thirty"),
+        ("at 9:05 a.m. today", "at nine oh five A M today"),
+        ("at 7:00", "at seven o'clock"),
+        ("5-10 days", "five to ten days"),
+        ("-5 outside", "minus five outside"),
+        ("20°C", "twenty degrees Celsius"),
+        ("salt & pepper", "salt and pepper"),
+        ("#1 hit", "number one hit"),
+        ("5kg", "five kg"),
+        ("Dr. Who, e.g., or Mr. X", "Doctor Who, for example, or Mister X"),
+        ("apples, pears, etc.", "apples, pears, et cetera."),
+        ("No. 5 is alive. No. Never.", "number five is alive. No. Never."),
+        ("and/or", "and or"),
+    ],
+)
+def test_english_is_written_out(written, spoken):
+    assert ENGLISH(written) == spoken
+
+
+def test_other_languages_get_their_own_numbers():
+    assert (
+        open_normalizer("num2words", "de")("21 Äpfel und 3,5 Birnen")
+        == "einundzwanzig Äpfel und drei Komma fünf Birnen"
+    )
+    assert open_normalizer("num2words", "es")("1.200 casas") == "mil doscientos casas"
+
+
+def test_marks_of_layout_are_taken_out():
+    assert plain_text("# Title\n* **bold** and _soft_\n1. “one”…").split("\n") == ["Title", "bold and soft", '"one"...']
+    assert plain_text("two * three and snake_case_name") == "two * three and snake_case_name"
+
+
+def test_a_language_that_num2words_lacks_is_named():
+    with pytest.raises(ConfigError, match="'xx'"):
+        open_normalizer("num2words", "xx")
+
+
+def test_auto_is_settled_before_the_job_starts(monkeypatch):
+    monkeypatch.setattr(text_normalization.importlib.util, "find_spec", lambda name: None)
+    assert resolve_normalizer("auto") == "num2words"
+    monkeypatch.setattr(text_normalization.importlib.util, "find_spec", lambda name: object())
+    assert resolve_normalizer("auto") == "nemo"
+    with pytest.raises(ConfigError, match="num2words"):
+        resolve_normalizer("magic")
+
+
+@pytest.mark.parametrize(
+    ("values", "knob"), [({"scripts": []}, "speech.scripts"), ({"max_characters": 0}, "speech.max_characters")]
+)
+def test_wrong_values_name_their_knob(values, knob):
+    with pytest.raises(ConfigError, match=knob):
+        SpeakableConfig(**values).check("speech")
