@@ -1,0 +1,181 @@
+"""Makes speech QA from transcribed speech with an LLM; see `python examples/synthesize_sqa.py --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from vtblender_nemo.synthesis import cli_options as cli
+from vtblender_nemo.synthesis.launchers import Launcher
+
+CONF = Path(__file__).parents[1] / "conf/prompts"
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+_ASKED, _LLM, _ENDPOINT, _LOCAL, _KEPT = "What is asked", "The LLM", "An endpoint", "A local model", "What is kept"
+
+
+def _flag(panel: str, help: str, **more: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=panel, **more)
+
+
+@app.command()
+def main(
+    input: cli.SpeechInput,
+    output_dir: cli.OutputDir,
+    model: Annotated[str, _flag(_LLM, "A Hugging Face folder or hub name; with --base-url a name of that server's.")],
+    tar: cli.Tars = None,
+    base_url: Annotated[
+        Optional[str],  # noqa: UP045 (Typer reads it at run time)
+        _flag(_ENDPOINT, "An OpenAI-compatible server, as http://localhost:8000/v1; without it the model runs here."),
+    ] = None,
+    api_key_env: Annotated[str, _flag(_ENDPOINT, "The environment variable that holds its key.")] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, _flag(_ENDPOINT, "Most requests at once, of each worker.", min=1)] = 16,
+    requests_per_minute: Annotated[
+        Optional[float],  # noqa: UP045
+        _flag(_ENDPOINT, "Most requests a minute, of all workers together; default: no limit."),
+    ] = None,
+    max_attempts: Annotated[int, _flag(_ENDPOINT, "At one prompt; then the job stops, and can go on.", min=1)] = 6,
+    timeout: Annotated[float, _flag(_ENDPOINT, "Seconds that one request may take.")] = 120.0,
+    request_json: Annotated[
+        str, _flag(_ENDPOINT, "JSON fields to add to requests, or with null to leave out, as '{\"seed\": null}'.")
+    ] = "{}",
+    device: Annotated[str, _flag(_LOCAL, "cuda, cuda:1, cpu; auto: all visible GPUs, or the CPU.")] = "auto",
+    dtype: Annotated[str, _flag(_LOCAL, "bfloat16, float16, float32; auto: as stored.")] = "auto",
+    llm_batch_size: Annotated[int, _flag(_LOCAL, "Most prompts answered at once.", min=1)] = 16,
+    max_new_tokens: Annotated[int, _flag(_LLM, "Longest reply, in tokens.", min=1)] = 512,
+    temperature: Annotated[float, _flag(_LLM, "0 takes the likeliest reply.", min=0)] = 0.0,
+    top_p: Annotated[float, _flag(_LLM, "Draws from the likeliest tokens of this probability together.")] = 1.0,
+    prompts: Annotated[
+        Path,
+        _flag(
+            _LLM,
+            "The words in which the LLM is asked, YAML.",
+            exists=True,
+            dir_okay=False,
+            show_default="conf/prompts/sqa_synthesis.yaml",
+        ),
+    ] = CONF / "sqa_synthesis.yaml",
+    questions: Annotated[int, _flag(_ASKED, "Questions a row.", min=1)] = 1,
+    kinds: Annotated[
+        str,
+        _flag(
+            _ASKED,
+            "Kinds of questions, drawn for each: all, or names of the prompts' file as person,yes_no=2 (weights).",
+        ),
+    ] = "",
+    unanswerable: Annotated[float, _flag(_ASKED, "Share of questions that have no answer.", min=0, max=1)] = 0.0,
+    unanswerable_answer: Annotated[str, _flag(_ASKED, "What is answered then.")] = "The recording does not say.",
+    utterances: Annotated[
+        int, _flag(_ASKED, "Most neighbouring rows of one audio file that are asked about as one.", min=1)
+    ] = 1,
+    max_gap: Annotated[float, _flag(_ASKED, "Most seconds between such rows.", min=0)] = 2.0,
+    max_span: Annotated[float, _flag(_ASKED, "Most seconds of such rows together.", min=0)] = 40.0,
+    language: Annotated[str, _flag(_ASKED, "Of rows that have no source_lang; questions are in the same.")] = "en",
+    min_transcript_words: Annotated[int, _flag(_ASKED, "Shorter transcripts are passed over.")] = 5,
+    max_transcript_words: Annotated[int, _flag(_ASKED, "Longer ones too.")] = 1000,
+    check_grounded: Annotated[bool, _flag(_KEPT, "Answers whose words stand in the transcript.")] = True,
+    min_grounded: Annotated[float, _flag(_KEPT, "The share of words that have to.")] = 0.5,
+    check_blind: Annotated[
+        bool, _flag(_KEPT, "Questions that the LLM cannot answer without the transcript; one more reply for each.")
+    ] = False,
+    check_reread: Annotated[
+        bool,
+        _flag(_KEPT, "Answers that the LLM finds a second time, or that are missing as they should; one more reply."),
+    ] = False,
+    check_language: Annotated[bool, _flag(_KEPT, "Questions and answers in the row's language.")] = True,
+    check_duplicates: Annotated[bool, _flag(_KEPT, "Each question once a recording, and not too often.")] = True,
+    max_same_question: Annotated[int, _flag(_KEPT, "Times that one question is kept in all.", min=1)] = 100,
+    max_question_words: Annotated[int, _flag(_KEPT, "Longest question.", min=1)] = 40,
+    max_answer_words: Annotated[int, _flag(_KEPT, "Longest answer.", min=1)] = 60,
+    rows_per_shard: cli.RowsPerShard = 1000,
+    batch_rows: cli.BatchRows = 64,
+    launcher: cli.Launcher = Launcher.local,
+    workers: cli.Workers = 1,
+    gpus_per_worker: cli.GpusPerWorker = 0,
+    seed: cli.Seed = 0,
+) -> None:
+    r"""Makes speech QA from transcribed speech: an LLM reads a transcript and writes a question and its answer.
+
+    Every row of the output is a row of the input with `question` and `answer`. What is not used is in `rejected.jsonl`, each with
+    its reason. `input_cfg.yaml` in the output folder is the entry for `data.train_ds.input_cfg`. A job that was stopped, or whose
+    endpoint failed, goes on when the same command is given again.
+
+    Exit code: 0, or 1 if nothing was made of any row, or 2 for what the user has to mend.
+
+    Example: two questions a row of all kinds, a fifth of them without an answer, from a server that runs Gemma:
+
+    ```
+    python examples/synthesize_sqa.py --input data/asr.jsonl --output-dir data/sqa \
+      --base-url http://localhost:8000/v1 --model google/gemma-2-27b-it \
+      --questions 2 --kinds all --unanswerable 0.2 --check-blind
+    ```
+    """
+    from vtblender_nemo.synthesis.engine import SynthesisOptions, synthesize
+    from vtblender_nemo.synthesis.inputs import open_speech
+    from vtblender_nemo.synthesis.llm_clients import Decoding
+    from vtblender_nemo.synthesis.llm_endpoint import EndpointLLM, read_extra_body
+    from vtblender_nemo.synthesis.qa_duplicates import DuplicateLimits, drop_duplicates
+    from vtblender_nemo.synthesis.qa_filters import FilterOptions
+    from vtblender_nemo.synthesis.qa_prompts import load_prompts, parse_kinds
+    from vtblender_nemo.synthesis.speech_qa import QaOptions, SpeechQa, entry_of
+    from vtblender_nemo.synthesis.utterance_groups import JoinedRows, JoinLimits
+
+    with cli.errors_told():
+        decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+        if base_url is None:
+            from vtblender_nemo.synthesis.llm_local import LocalLLM
+
+            llm = LocalLLM(model, decoding, dtype, device, llm_batch_size)
+        else:
+            llm = EndpointLLM(
+                model,
+                decoding,
+                base_url=base_url,
+                api_key_env=api_key_env,
+                concurrency=concurrency,
+                requests_per_minute=None if requests_per_minute is None else requests_per_minute / workers,
+                max_attempts=max_attempts,
+                timeout_secs=timeout,
+                extra_body=read_extra_body(request_json),
+            )
+        wording = load_prompts(prompts)
+        asked = QaOptions(
+            questions=questions,
+            kinds=parse_kinds(kinds, wording),
+            unanswerable=unanswerable,
+            unanswerable_answer=unanswerable_answer,
+            language=language,
+            min_transcript_words=min_transcript_words,
+            max_transcript_words=max_transcript_words,
+        )
+        kept = FilterOptions(
+            grounded=check_grounded,
+            min_grounded=min_grounded,
+            blind=check_blind,
+            reread=check_reread,
+            language=check_language,
+            max_question_words=max_question_words,
+            max_answer_words=max_answer_words,
+        )
+        speech = open_speech(input, tar)
+        rows = speech if utterances == 1 else JoinedRows(speech, JoinLimits(utterances, max_gap, max_span))
+        options = SynthesisOptions(
+            seed=seed,
+            rows_per_shard=rows_per_shard,
+            batch_rows=batch_rows,
+            launcher=launcher,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            entry=entry_of(speech, CONF / "sqa.yaml"),
+        )
+        summary = synthesize(SpeechQa(llm, wording, asked, kept, seed), rows, output_dir, options)
+        if check_duplicates:
+            summary = drop_duplicates(output_dir, summary, DuplicateLimits(overall=max_same_question))
+    cli.tell(summary, output_dir)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.synthesis.engine import Summary, SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.inputs import open_speech
+from vtblender_nemo.synthesis.qa_duplicates import DuplicateLimits, drop_duplicates
+from vtblender_nemo.synthesis.work import Made, Refused, Work
+
+
+@dataclass(frozen=True)
+class Given(Work):
+    """Makes of every row the questions that stand in it."""
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def open(self) -> Any:
+        return lambda rows: [[self._made(row, n) for n in range(len(row.data["qa"]))] for row in rows]
+
+    def _made(self, row: Any, number: int) -> Made | Refused:
+        pair = row.data["qa"][number]
+        if pair is None:
+            return Refused("given", "")
+        audio = {name: row.data[name] for name in ("audio_filepath", "duration")}
+        new = {"id": f"{row.id}-{number}", **audio, "text": "x", "question": pair[0], "answer": pair[1]}
+        return Made({**new, "provenance": {}})
+
+
+def job(folder: Path, *rows: tuple[str, list[Any]], rows_per_shard: int = 2) -> Summary:
+    path = folder / "m.jsonl"
+    lines = [json.dumps({"audio_filepath": audio, "duration": 1.0, "qa": qa}) for audio, qa in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return synthesize(Given(), open_speech([path]), folder / "out", SynthesisOptions(rows_per_shard=rows_per_shard))
+
+
+def kept(folder: Path) -> list[tuple[str, str, str]]:
+    lines = [
+        line
+        for shard in sorted((folder / "out").glob("shard_*"))
+        for line in (shard / "unique.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+    return [(one["audio_filepath"], one["question"], one["answer"]) for one in map(json.loads, lines)]
+
+
+def test_same_words_about_one_recording_are_one_question(tmp_path):
+    summary = job(
+        tmp_path,
+        ("a.wav", [("Who is it?", "Anna."), ("who is it", "anna"), ("Who is it?", "Bob.")]),
+        ("b.wav", [("Who is it?", "Anna.")]),
+        ("a.wav", [("WHO is it?!", "Anna"), None]),
+    )
+    left = drop_duplicates(tmp_path / "out", summary, DuplicateLimits())
+    assert kept(tmp_path) == [
+        ("a.wav", "Who is it?", "Anna."),
+        ("a.wav", "Who is it?", "Bob."),
+        ("b.wav", "Who is it?", "Anna."),
+    ]
+    assert (left.made, left.refused_by_reason) == (3, {"duplicate": 2, "given": 1})
+    rejected = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert [(one["id"], one["reason"], one["detail"]) for one in rejected] == [
+        ("m-3", "given", ""),
+        ("m-1", "duplicate", "who is it anna"),
+        ("m-3", "duplicate", "WHO is it?! Anna"),
+    ]
+    assert rejected[2]["place"] == f"{tmp_path / 'm.jsonl'}:3"
+    assert json.loads((tmp_path / "out/summary.json").read_text())["made"] == 3
+    (entry,) = yaml.safe_load((tmp_path / "out/input_cfg.yaml").read_text())
+    assert entry == left.entry
+    assert entry["manifest_filepath"] == "shard__OP_000000..000001_CL_/unique.jsonl"
+
+
+def test_frequent_questions_are_kept_so_often(tmp_path):
+    rows = [(f"{number}.wav", [("What is it about?", str(number)), (f"Who is {number}?", "x")]) for number in range(5)]
+    left = drop_duplicates(tmp_path / "out", job(tmp_path, *rows), DuplicateLimits(overall=2))
+    assert [question for _, question, _ in kept(tmp_path)] == [
+        *("What is it about?", "Who is 0?", "What is it about?", "Who is 1?"),
+        *("Who is 2?", "Who is 3?", "Who is 4?"),
+    ]
+    assert left.refused_by_reason == {"question_too_frequent": 3}
+    again = drop_duplicates(tmp_path / "out", job(tmp_path, *rows), DuplicateLimits(overall=None))
+    assert again.made == 10
+
+
+def test_done_again_it_gives_the_same_files(tmp_path):
+    rows = [
+        ("a.wav", [("Who?", "Anna\u2028"), ("Who?", "Anna\u2028")]),
+        ("a.wav", [("Who?", "Anna\u2028")]),
+        ("b.wav", [None]),
+    ]
+
+    def files():
+        drop_duplicates(tmp_path / "out", job(tmp_path, *rows), DuplicateLimits())
+        paths = [path for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()]
+        counts = json.loads((tmp_path / "out/summary.json").read_text()) | {"rows_per_sec": None}
+        return counts, {path: path.read_bytes() for path in paths if path.name != "summary.json"}
+
+    assert files() == files()
+    assert len(kept(tmp_path)) == 1
+
+
+def test_members_of_two_tars_with_one_name_are_two_recordings(tmp_path):
+    summary = job(tmp_path, ("a.wav", [("Who?", "Anna")]), ("a.wav", [("Who?", "Anna")]), rows_per_shard=1)
+    tarred = replace(summary, entry={**summary.entry, "tarred_audio_filepaths": ["0.tar", "1.tar"]})
+    assert drop_duplicates(tmp_path / "out", tarred, DuplicateLimits()).made == 2
+    assert drop_duplicates(tmp_path / "out", summary, DuplicateLimits()).made == 1
+
+
+def test_nothing_made_leaves_nothing_to_compare(tmp_path):
+    summary = job(tmp_path, ("a.wav", [None]))
+    assert drop_duplicates(tmp_path / "out", summary, DuplicateLimits()) == summary
+
+
+@pytest.mark.parametrize("limits", [{"per_recording": 0}, {"overall": 0}])
+def test_limits_that_keep_nothing(limits):
+    with pytest.raises(ConfigError, match="keeps nothing"):
+        DuplicateLimits(**limits)

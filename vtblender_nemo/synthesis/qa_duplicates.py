@@ -1,0 +1,126 @@
+"""Questions that are asked twice about one recording, or too often of all: only a look at the whole output tells.
+
+The pass reads the shards of a job that is done and writes what it keeps beside them, so that it can be done again after a kill.
+What is first in the order of the shards is kept; no order of work changes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.files import write_json, write_text
+from vtblender_nemo.synthesis.engine import ENTRY, SUMMARY, Summary
+from vtblender_nemo.synthesis.utterance_groups import recording_name
+from vtblender_nemo.synthesis.word_overlap import words
+from vtblender_nemo.synthesis.writer import MANIFEST, REJECTED, json_line, shard_name
+
+UNIQUE = "unique.jsonl"
+"""What is kept of a shard, beside its manifest."""
+
+
+@dataclass(frozen=True)
+class DuplicateLimits:
+    """How often a question may be asked; two are the same if their words are.
+
+    Attributes:
+        per_recording: times that a question with one answer is asked about one recording (an audio file).
+        overall: times that a question is asked in all; None for no limit. Questions that fit every recording ("What is this
+            about?") teach little after the first hundreds.
+    """
+
+    per_recording: int = 1
+    overall: int | None = 100
+
+    def __post_init__(self) -> None:
+        for name in ("per_recording", "overall"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(
+                    f"{name} keeps nothing", value=value, expected="at least 1", knob="--max-same-question"
+                )
+
+
+@dataclass
+class _Seen:
+    """What came before; hashes, as a corpus has millions of questions."""
+
+    limits: DuplicateLimits
+    pairs: Counter[int] = field(default_factory=Counter)
+    questions: Counter[int] = field(default_factory=Counter)
+
+    def reason(self, row: Mapping[str, Any], recording: tuple[Any, ...]) -> str | None:
+        """Why a row is dropped; a row that is kept is counted."""
+        question, answer = (" ".join(words(str(row[name]), "")) for name in ("question", "answer"))
+        pair, asked = hash((recording, question, answer)), hash(question)
+        if self.pairs[pair] >= self.limits.per_recording:
+            return "duplicate"
+        if self.limits.overall is not None and self.questions[asked] >= self.limits.overall:
+            return "question_too_frequent"
+        self.pairs[pair] += 1
+        self.questions[asked] += 1
+        return None
+
+
+def drop_duplicates(output_dir: Path, summary: Summary, limits: DuplicateLimits) -> Summary:
+    """Writes `unique.jsonl` into every shard, and the job's `input_cfg.yaml`, `rejected.jsonl` and `summary.json` anew.
+
+    Args:
+        output_dir: of a job that has just ended, with the files that its end writes.
+        summary: of that job.
+        limits: what is kept.
+
+    Returns:
+        The summary of what is left.
+    """
+    if summary.entry is None:
+        return summary
+    seen, refused = _Seen(limits), Counter(summary.refused_by_reason)
+    tarred = "tarred_audio_filepaths" in summary.entry
+    made = 0
+    rejected: list[bytes] = []
+    for number in range(summary.shards):
+        kept: list[str] = []
+        for line in _lines(output_dir / shard_name(number) / MANIFEST):
+            row = json.loads(line)
+            # Every tar names its members for itself.
+            reason = seen.reason(row, (number if tarred else None, recording_name(row["audio_filepath"])))
+            if reason is None:
+                kept.append(line)
+            else:
+                refused[reason] += 1
+                rejected.append(_rejection(row, reason))
+        write_text("".join(kept), output_dir / shard_name(number) / UNIQUE)
+        made += len(kept)
+    entry = {**summary.entry, "manifest_filepath": summary.entry["manifest_filepath"].replace(MANIFEST, UNIQUE)}
+    by_number = dict(sorted(refused.items(), key=lambda item: (-item[1], item[0])))
+    left = replace(summary, made=made, refused_by_reason=by_number, entry=entry)
+    _publish(output_dir, left, rejected)
+    return left
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", newline="\n") as file:  # texts may hold other ends of lines
+        yield from file
+
+
+def _rejection(row: Mapping[str, Any], reason: str) -> bytes:
+    source, place = (row["provenance"][name] for name in ("source", "place"))
+    detail = f"{row['question']} {row['answer']}"
+    return json_line({"id": source, "place": place, "reason": reason, "detail": detail})
+
+
+def _publish(output_dir: Path, summary: Summary, rejected: list[bytes]) -> None:
+    before = (output_dir / REJECTED).read_bytes()
+    unfinished = output_dir / f".{REJECTED}"
+    unfinished.write_bytes(b"".join([before, *rejected]))
+    unfinished.replace(output_dir / REJECTED)
+    write_text(yaml.safe_dump([summary.entry], sort_keys=False, allow_unicode=True), output_dir / ENTRY)
+    write_json(asdict(summary), output_dir / SUMMARY)

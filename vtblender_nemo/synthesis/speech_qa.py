@@ -1,0 +1,266 @@
+"""Speech QA: an LLM reads the transcript of a recording, and writes questions about it with their answers.
+
+With one question a row, no kinds and no unanswerable ones this is what the paper does (arXiv 2410.17485): one question and one
+answer for a transcript, or none where its sentences mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.data.prompts import language_name
+from vtblender_nemo.synthesis.llm_clients import LLM, LLMClient, Messages
+from vtblender_nemo.synthesis.qa_filters import Candidate, FilterOptions, make_filters
+from vtblender_nemo.synthesis.qa_prompts import QaPrompts
+from vtblender_nemo.synthesis.replies import PAIRS_SCHEMA, Pair, clean, parse_pairs
+from vtblender_nemo.synthesis.speech_inputs import SpeechRows
+from vtblender_nemo.synthesis.utterance_groups import SOURCES, UTTERANCES
+from vtblender_nemo.synthesis.word_overlap import words
+from vtblender_nemo.synthesis.work import InputRow, Made, Outcome, Refused, Work
+
+_LANGUAGE_FIELDS = ("source_lang", "lang", "language")
+
+
+@dataclass(frozen=True)
+class QaOptions:
+    """What is asked about a row.
+
+    Attributes:
+        questions: asked for a row; the LLM may find fewer.
+        kinds: weights of the kinds of questions, drawn for each question; empty leaves the kind to the LLM.
+        unanswerable: the share of questions that the recording does not answer, as in SQuAD 2.0; drawn for each question.
+        unanswerable_answer: what is answered then.
+        language: of rows that state none (`source_lang`, `lang`, `language`); questions are in their row's language.
+        min_transcript_words, max_transcript_words: rows with other transcripts are not asked about.
+    """
+
+    questions: int = 1
+    kinds: Mapping[str, float] = field(default_factory=dict)
+    unanswerable: float = 0.0
+    unanswerable_answer: str = "The recording does not say."
+    language: str = "en"
+    min_transcript_words: int = 5
+    max_transcript_words: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.questions < 1:
+            raise ConfigError("nothing is asked", value=self.questions, expected="at least 1", knob="--questions")
+        if not 0 <= self.unanswerable <= 1:
+            knob = "--unanswerable"
+            raise ConfigError("no share of questions", value=self.unanswerable, expected="0 to 1", knob=knob)
+        if not self.unanswerable_answer.strip():
+            raise ConfigError("unanswerable questions need an answer", knob="--unanswerable-answer")
+        if any(weight <= 0 for weight in self.kinds.values()):
+            raise ConfigError("a kind of question without weight", value=dict(self.kinds), knob="--kinds")
+        try:
+            language_name(self.language)
+        except DataError as error:
+            raise ConfigError(error.problem, value=self.language, expected=error.expected, knob="--language") from error
+
+
+@dataclass(frozen=True)
+class SpeechQa(Work):
+    """Questions and answers about transcribed speech; the rows that come of it are `speech_qa` rows.
+
+    Attributes:
+        llm: who asks.
+        prompts: in what words it is told to.
+        options: what it is told to ask.
+        filters: what of it is kept.
+        seed: of what is drawn for a row.
+    """
+
+    llm: LLM
+    prompts: QaPrompts
+    options: QaOptions = field(default_factory=QaOptions)
+    filters: FilterOptions = field(default_factory=FilterOptions)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.options.kinds) - set(self.prompts.kinds)):
+            expected = f"some of {', '.join(self.prompts.kinds)}"
+            raise ConfigError("unknown kind of question", value=unknown, expected=expected, knob="--kinds")
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "work": "speech_qa",
+            "llm": self.llm.settings(),
+            "prompts": self.prompts.version,
+            "options": asdict(self.options),
+            "filters": asdict(self.filters),
+            "seed": self.seed,
+        }
+
+    def open(self) -> SpeechQaWorker:
+        return SpeechQaWorker(self, self.llm.open())
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One prompt: questions of one sort about one row.
+
+    Attributes:
+        row: the row's number in its batch.
+        kinds: one for every question; None leaves it to the LLM.
+    """
+
+    row: int
+    prompt: Messages
+    kinds: tuple[str | None, ...]
+    transcript: str
+    language: str
+    answerable: bool
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A pair that came of a request, and its number among those of its row."""
+
+    request: _Request
+    number: int
+    pair: Pair
+    kind: str | None
+    candidate: Candidate
+
+
+class SpeechQaWorker:
+    """Makes questions of rows, all prompts of a batch at once; made by `SpeechQa.open`."""
+
+    def __init__(self, work: SpeechQa, client: LLMClient) -> None:
+        self._work, self._client = work, client
+        self._filters = make_filters(work.filters, client, work.prompts)
+
+    def __call__(self, rows: Sequence[InputRow]) -> list[list[Outcome]]:
+        """See `Worker`; a row that cannot be asked about is refused, and costs no other."""
+        outcomes: list[list[Outcome]] = [[] for _ in rows]
+        requests: list[_Request] = []
+        for number, row in enumerate(rows):
+            for planned in self._plan(number, row):
+                if isinstance(planned, Refused):
+                    outcomes[number].append(planned)
+                else:
+                    requests.append(planned)
+        for draft in self._filtered(self._drafts(requests, outcomes), outcomes):
+            row = rows[draft.request.row]
+            outcomes[draft.request.row].append(Made(self._new_row(row, draft)))
+        return outcomes
+
+    def _plan(self, number: int, row: InputRow) -> Iterator[_Request | Refused]:
+        """What is asked about a row, or why nothing is."""
+        options = self._work.options
+        text = row.data.get("text")
+        if not isinstance(text, str) or not text.strip():
+            yield Refused("no_transcript", str(text))
+            return
+        utterances = [clean(part) for part in row.data.get(UTTERANCES, [text])]
+        length = len(words(text, ""))
+        if not options.min_transcript_words <= length <= options.max_transcript_words:
+            long = length > options.max_transcript_words
+            yield Refused("transcript_too_long" if long else "transcript_too_short", f"{length} words: {clean(text)}")
+            return
+        stated = next((row.data[name] for name in _LANGUAGE_FIELDS if row.data.get(name)), options.language)
+        try:
+            language = language_code(stated)
+        except DataError as error:
+            yield Refused("unknown_language", str(error))
+            return
+        transcript = "\n".join(utterances)
+        for answerable, kinds in self._draw(row):
+            prompt = self._work.prompts.ask(
+                transcript, kinds, language, answerable=answerable, across=len(utterances) > 1
+            )
+            yield _Request(number, prompt, kinds, transcript, language, answerable)
+
+    def _draw(self, row: InputRow) -> Iterator[tuple[bool, tuple[str | None, ...]]]:
+        """The kinds of a row's answerable questions, and of its unanswerable ones, where there are any."""
+        options = self._work.options
+        rng = row.rng(self._work.seed, "questions")
+        drawn: dict[bool, list[str | None]] = {True: [], False: []}
+        for _ in range(options.questions):
+            answerable = rng.random() >= options.unanswerable
+            kind = rng.choices(list(options.kinds), list(options.kinds.values()))[0] if options.kinds else None
+            drawn[answerable].append(kind)
+        yield from ((answerable, tuple(kinds)) for answerable, kinds in drawn.items() if kinds)
+
+    def _drafts(self, requests: Sequence[_Request], outcomes: list[list[Outcome]]) -> list[_Draft]:
+        replies = self._client.complete([request.prompt for request in requests], json_schema=PAIRS_SCHEMA)
+        drafts: list[_Draft] = []
+        numbers = [0] * len(outcomes)
+        for request, reply in zip(requests, replies, strict=True):
+            found = [reply] if isinstance(reply, Refused) else parse_pairs(reply, len(request.kinds))
+            pairs = [pair for pair in found if isinstance(pair, Pair)]
+            outcomes[request.row].extend(pair for pair in found if isinstance(pair, Refused))
+            # A reply with fewer pairs does not tell which kinds it has left out.
+            kinds = request.kinds if len(pairs) == len(request.kinds) else (None,) * len(pairs)
+            for pair, kind in zip(pairs, kinds, strict=True):
+                drafts.append(_Draft(request, numbers[request.row], pair, kind, self._candidate(request, pair)))
+                numbers[request.row] += 1
+        return drafts
+
+    def _candidate(self, request: _Request, pair: Pair) -> Candidate:
+        answer = pair.answer if request.answerable else self._work.options.unanswerable_answer
+        return Candidate(pair.question, answer, request.transcript, request.language, request.answerable)
+
+    def _filtered(self, drafts: list[_Draft], outcomes: list[list[Outcome]]) -> list[_Draft]:
+        """What all filters keep; a filter sees only what those before it have kept."""
+        for judge in self._filters:
+            verdicts = judge.judge([draft.candidate for draft in drafts])
+            for draft, verdict in zip(drafts, verdicts, strict=True):
+                if verdict is not None:
+                    outcomes[draft.request.row].append(verdict)
+            drafts = [draft for draft, verdict in zip(drafts, verdicts, strict=True) if verdict is None]
+        return drafts
+
+    def _new_row(self, row: InputRow, draft: _Draft) -> dict[str, Any]:
+        kept = {name: value for name, value in row.data.items() if name not in (UTTERANCES, SOURCES, "provenance")}
+        llm = self._work.llm
+        provenance = {
+            "source": row.id,
+            "place": row.place,
+            "engine": llm.engine,
+            "model": llm.model,
+            "prompt_version": self._work.prompts.version,
+            "seed": self._work.seed,
+            **({"sources": row.data[SOURCES]} if SOURCES in row.data else {}),
+        }
+        return {
+            **kept,
+            "id": f"{row.id}-q{draft.number}",
+            "question": draft.candidate.question,
+            "answer": draft.candidate.answer,
+            "answerable": draft.candidate.answerable,
+            **({} if draft.candidate.answerable else {"plausible_answer": draft.pair.answer}),
+            **({} if draft.kind is None else {"question_kind": draft.kind}),
+            "provenance": provenance,
+        }
+
+
+def language_code(value: Any) -> str:
+    """The ISO 639-1 code of a language: `de` for `de`, `de-DE` and `German`.
+
+    Raises:
+        DataError: no language that is known.
+    """
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    name = language_name(str(value))
+    return TO_LANGUAGE_CODE[name.lower()]
+
+
+def entry_of(rows: SpeechRows, wordings: Path) -> dict[str, Any]:
+    """What an entry of `input_cfg` for the new rows says beside where they and their audio are.
+
+    Args:
+        rows: the input.
+        wordings: a file as `conf/prompts/sqa.yaml`; its texts go into the entry, which then needs no file.
+    """
+    texts = yaml.safe_load(wordings.read_text(encoding="utf-8"))["sqa"]
+    if rows.shard_sizes is None:
+        return {"type": "speech_qa", "prompts": texts}
+    return {"text_field": "answer", "prompts": texts}  # a type that reads tars
