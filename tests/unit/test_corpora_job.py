@@ -110,7 +110,7 @@ def test_a_killed_job_goes_on(tmp_path, monkeypatch, format):
 
     def killed(shard, *what):
         if len(made) == 2:
-            (shard.folder / ".unfinished-audio_000000.tar.99").write_bytes(b"half")
+            (shard.folder / ".audio_000000.tar.99").write_bytes(b"half")
             raise KeyboardInterrupt
         made.append(shard.number)
         return real(shard, *what)
@@ -123,6 +123,24 @@ def test_a_killed_job_goes_on(tmp_path, monkeypatch, format):
     prepare("librispeech", tmp_path / "corpus", tmp_path / "out", options)
     assert len(made) == 6
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_two_commands_do_not_share_a_folder(tmp_path):
+    librispeech(tmp_path / "corpus")
+    seen = []
+
+    def second(*_):
+        with pytest.raises(ConfigError, match=r"another process is at work.*--output-dir") as error:
+            prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options())
+        seen.append(error)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "make_shard", second)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options())
+    assert len(seen) == 1
+    assert prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options()).rows == 6
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):

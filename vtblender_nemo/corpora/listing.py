@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def write_listing(found: Found, tasks: Sequence[Task], folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     known: set[bytes] = set()
-    unfinished = [folder / f".{name}" for name in (LISTING, REFUSED)]
+    unfinished = [folder / f".{name}.{os.getpid()}" for name in (LISTING, REFUSED)]
     with unfinished[0].open("wb") as rows, unfinished[1].open("wb") as refused:
         for item in found:
             checked = item if isinstance(item, Refusal) else _checked(item, tasks, known)
@@ -88,7 +89,8 @@ def plan_shards(folder: Path, output_dir: Path, seed: int, rows_per_shard: int) 
         names.setdefault((subset, audio), row["id"])  # not the path: the order is the same wherever the corpus stands
     shards = []
     for subset, files in groups.items():
-        order = sorted(files, key=lambda audio, subset=subset: _drawn(seed, names[(subset, audio)]))
+        drawn = {audio: _drawn(seed, names[(subset, audio)]) for audio in files}
+        order = sorted(files, key=drawn.__getitem__)
         numbers = [number for audio in order for number in files[audio]]
         parts = [numbers[start : start + rows_per_shard] for start in range(0, len(numbers), rows_per_shard)]
         for index, part in enumerate(parts):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,10 @@ from vtblender_nemo.common.progress import progress_bar
 from vtblender_nemo.corpora.listing import LISTING, REFUSED, plan_shards, write_listing
 from vtblender_nemo.corpora.registry import Corpus, Task, corpus_of
 from vtblender_nemo.corpora.report import Report, write_report
-from vtblender_nemo.corpora.shards import UNFINISHED, Format, Shard, make_shard
+from vtblender_nemo.corpora.shards import Format, Shard, make_shard
 from vtblender_nemo.corpora.utterance import Selection
+
+logger = logging.getLogger(__name__)
 
 JOB, WORK = "job.json", "work"
 
@@ -76,13 +82,22 @@ def prepare(name: str, folder: Path, output_dir: Path, options: Options, workers
     options.check()
     corpus = corpus_of(name)
     tasks = _tasks(corpus, options.tasks)
-    claim_job(output_dir, {"corpus": name, "input": str(folder.resolve()), **asdict(options)})
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(output_dir):
+        _sweep(output_dir)
+        _claim(output_dir, {"corpus": name, "input": str(folder.resolve()), **asdict(options)})
+        return _prepare(corpus, tasks, folder, output_dir, options, workers)
+
+
+def _prepare(
+    corpus: Corpus, tasks: Sequence[Task], folder: Path, output_dir: Path, options: Options, workers: int
+) -> Report:
     work = output_dir / WORK
     if not (work / LISTING).is_file():
         selection = Selection(folder, options.splits, options.languages, options.limit, workers)
         write_listing(corpus.read(selection), tasks, work)
     shards = plan_shards(work, output_dir, options.seed, options.rows_per_shard)
-    run_shards(shards, work / LISTING, options, workers)
+    _run(shards, work / LISTING, options, workers)
     return write_report(corpus, tasks, options.format, shards, work / REFUSED, output_dir)
 
 
@@ -99,12 +114,35 @@ def _tasks(corpus: Corpus, wanted: Sequence[str]) -> list[Task]:
     return [by_name[name] for name in wanted or by_name]
 
 
-def claim_job(output_dir: Path, settings: dict[str, Any]) -> None:
-    """Writes `job.json`, or sees that the one there has the same settings.
+@contextmanager
+def _alone(output_dir: Path) -> Iterator[None]:
+    """Holds the folder against other processes; the lock ends with this process, however it ends."""
+    folder = os.open(output_dir, os.O_RDONLY)
+    try:
+        _lock(folder, output_dir)
+        yield
+    finally:
+        os.close(folder)
 
-    Raises:
-        ConfigError: the folder holds another job; the error names what differs.
-    """
+
+def _lock(folder: int, output_dir: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError("another process is at work in this folder", path=output_dir, knob="--output-dir") from error
+    except OSError as error:  # some network file systems have no locks
+        logger.warning("%s cannot be locked (%s): start no second command on it", output_dir, error.strerror)
+
+
+def _sweep(output_dir: Path) -> None:
+    """Removes files that a killed process had not given their names yet."""
+    for path in output_dir.rglob(".*"):
+        if path.is_file() and path.suffix[1:].isdigit():
+            path.unlink()
+
+
+def _claim(output_dir: Path, settings: dict[str, Any]) -> None:
+    """Writes `job.json`, or sees that the one there has the same settings."""
     path, settings = output_dir / JOB, json.loads(json.dumps(settings))
     if not path.is_file():
         write_json(settings, path)
@@ -120,15 +158,12 @@ def claim_job(output_dir: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def run_shards(shards: Sequence[Shard], listing: Path, options: Options, workers: int) -> None:
+def _run(shards: Sequence[Shard], listing: Path, options: Options, workers: int) -> None:
     """Makes the shards that are not done yet."""
-    for folder in {shard.folder for shard in shards}:
-        for left in folder.glob(f"{UNFINISHED}*"):
-            left.unlink()
     todo = [shard for shard in shards if not shard.done.is_file()]
     total = sum(len(shard.lines) for shard in shards)
-    left_rows = sum(len(shard.lines) for shard in todo)
-    with progress_bar(total, done=total - left_rows) as bar:
+    left = sum(len(shard.lines) for shard in todo)
+    with progress_bar(total, done=total - left) as bar:
         for rows in _made(todo, (listing, options.format, options.sampling_rate), workers):
             bar.update(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -117,7 +118,7 @@ def _subsets(shards: Sequence[Shard]) -> list[_Subset]:
 def _write_rejected(listed: Path, subsets: Sequence[_Subset], path: Path) -> dict[str, int]:
     """Joins all refusals; gives their numbers by reason."""
     reasons: Counter[str] = Counter()
-    unfinished = path.with_name(f".{path.name}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with unfinished.open("wb") as file:
         for row in _refusals(listed, subsets):
             reasons[row["reason"]] += 1
@@ -189,9 +190,7 @@ def _foreign(code: str | None) -> bool:
 
 def _copy_prompts(name: str, output_dir: Path) -> str:
     """Puts a file of this package's wordings beside the shards; gives its path from the output folder."""
-    import vtblender_nemo
-
-    package = Path(vtblender_nemo.__file__).parent
+    package = Path(__file__).parents[1]
     folders = [package / "conf" / "prompts", package.parent / "conf" / "prompts"]  # installed, and in a checkout
     path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
     if path is None:

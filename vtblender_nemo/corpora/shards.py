@@ -26,7 +26,6 @@ from vtblender_nemo.synthesis.writer import AudioTar, json_line
 if TYPE_CHECKING:
     from lhotse import Recording
 
-UNFINISHED = ".unfinished-"
 _LANGUAGES = ("source_lang", "target_lang")  # of a shard's rows all the same
 
 
@@ -121,7 +120,7 @@ class _Writer(ABC):
         names = [name.format(number=number) for name in (self.rows_name, self.audio_name)]
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = [folder / name for name in names]
-        self._unfinished = [folder / f"{UNFINISHED}{name}.{os.getpid()}" for name in names]
+        self._unfinished = [folder / f".{name}.{os.getpid()}" for name in names]
         self._tar = AudioTar(self._unfinished[1])
         self._rows: list[bytes] = []
         self._samples: dict[str, int] = {}

@@ -1,0 +1,123 @@
+"""`examples/prepare_corpus.py`: its flags, what it says, its exit codes, and going on after it was killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.helpers.corpora import files_of, librispeech, read_back
+from tests.helpers.corpus import write_jsonl
+
+SCRIPT = Path(__file__).parents[2] / "examples/prepare_corpus.py"
+
+
+def run(*flags: str | Path) -> Result:
+    spec = importlib.util.spec_from_file_location("prepare_corpus", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return CliRunner().invoke(script.app, [str(flag) for flag in flags])
+
+
+def test_librispeech_from_end_to_end(tmp_path):
+    samples = librispeech(tmp_path / "corpus", rows=4)
+    (tmp_path / "corpus/train-clean-5/100/7/100-7-0001.flac").write_bytes(b"broken")
+    flags = ["--corpus", "librispeech", "--input", tmp_path / "corpus", "--output-dir", tmp_path / "out"]
+    done = run(*flags, "--splits", "train-clean-5,dev-clean-2", "--limit", "3", "--format", "shar", "--seed", "5")
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path}/out: 5 rows" in done.output
+    assert "1 refused: audio_unreadable" in done.output
+    assert f"entries of input_cfg: {tmp_path}/out/input_cfg.yaml" in done.output
+    rows = read_back(tmp_path / "out/input_cfg.yaml")
+    assert {name.split("/")[1] for name in rows} == {"100-7-0000", "100-7-0002"}
+    for name, row in rows.items():
+        np.testing.assert_array_equal(row["samples"], samples[name.split("/")[1]])
+
+
+def test_chats_from_end_to_end(tmp_path):
+    path = write_jsonl(tmp_path / "c.jsonl", [{"id": "a", "instruction": "say", "response": "yes"}])
+    done = run("--corpus", "chats", "--input", path, "--output-dir", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    (row,) = read_back(tmp_path / "out/input_cfg.yaml").values()
+    assert (row["asked"], row["answer"]) == ("say", "yes")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--corpus", "ted"], "unknown corpus"),
+        (["--corpus", "mls", "--input", "other"], "one folder is prepared at a time"),
+        (["--corpus", "chats", "--splits", "train"], "(change it with: --splits)"),
+        (["--corpus", "librispeech"], "folder of the corpus is missing"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, flags, message):
+    done = run("--input", tmp_path / "gone", "--output-dir", tmp_path / "out", *flags)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_nothing_made_of_chats_is_exit_code_1(tmp_path):
+    path = write_jsonl(tmp_path / "c.jsonl", [{"id": "a", "messages": [{"role": "user", "content": "hi"}]}])
+    assert run("--corpus", "chats", "--input", path, "--output-dir", tmp_path / "out").exit_code == 1
+
+
+def test_help_has_an_example():
+    done = run("--help")
+    assert done.exit_code == 0
+    assert "examples/prepare_corpus.py --corpus librispeech" in done.output
+
+
+KILLED = """
+import os, runpy, signal, sys
+from pathlib import Path
+
+left, real = int(sys.argv.pop(1)), Path.replace
+
+def replace(path, target):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return real(path, target)
+
+Path.replace = replace
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A corpus, and what is made of it undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    librispeech(folder / "corpus", parts=["train-clean-5"], rows=4)
+    assert run(*flags_of(folder), "--output-dir", folder / "out").exit_code == 0
+    return folder
+
+
+def flags_of(folder: Path) -> list[str]:
+    return ["--corpus", "librispeech", "--input", str(folder / "corpus"), "--rows-per-shard", "1"]
+
+
+# Files get their names one by one: job, refused, listing, then rows, audio and counts of every shard, then the report.
+@pytest.mark.parametrize("renamed", [3, 8, 16])
+def test_a_process_that_was_killed_is_continued(tmp_path, whole, renamed):
+    """SIGKILL just before a file gets its name; the second run gives what an undisturbed one gives."""
+    flags = [*flags_of(whole), "--output-dir", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    command = [sys.executable, "-c", KILLED, str(renamed), str(SCRIPT), *flags]
+    killed = subprocess.run(command, capture_output=True, env=environment)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("work/done/*/*/*.json")}
+    assert len(done) == min(max(renamed - 3, 0) // 3, 4)
+    assert run(*flags).exit_code == 0
+    assert all(path.stat().st_mtime_ns == nanoseconds for path, nanoseconds in done.items())
+    assert files_of(tmp_path / "out") == files_of(whole / "out")
