@@ -265,7 +265,7 @@ class SharRows(SpeechRows):
 
 
 def _cut(row: Row) -> Cut:
-    from lhotse.cut import DataCut
+    from lhotse.cut.data import DataCut
     from lhotse.serialization import deserialize_item
 
     cut = deserialize_item(row.data)

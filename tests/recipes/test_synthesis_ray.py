@@ -1,0 +1,83 @@
+"""Synthesis on a Ray cluster of two nodes writes the bytes that one process writes, whatever dies on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.synthesis_works import Tones, run, tree, write_chats
+from vtblender_nemo.synthesis.inputs import open_chats
+from vtblender_nemo.synthesis.jobs import Job
+from vtblender_nemo.synthesis.launchers import Launcher, launch
+
+pytestmark = pytest.mark.slow
+ray = pytest.importorskip("ray", reason="pip install 'vtblender_nemo[ray]'")
+
+ROOT = Path(__file__).parents[2]
+NODE = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two nodes with one CPU each, of this machine."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where workers find the works of the tests
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_worker_killed_in_mid_run(cluster: Any, tmp_path: Path) -> None:
+    (tmp_path / "flags").mkdir()
+    texts = ["a", "b", "c", "d", "e kill-worker", "f", "unusable g", "refuse h", "i", "j"]
+    chats = write_chats(tmp_path / "chats.jsonl", texts)
+    run(chats, tmp_path / "calm")
+    run(chats, tmp_path / "ray", tmp_path / "flags", launcher="ray", workers=2)
+    assert (tmp_path / "flags" / "kill-worker").exists()
+    assert tree(tmp_path / "ray") == tree(tmp_path / "calm")
+
+    crash = write_chats(tmp_path / "crash.jsonl", ["a crash"])
+    with pytest.raises(ZeroDivisionError, match="a crash"):  # the work's own error, not Ray's
+        run(crash, tmp_path / "crash", tmp_path / "flags", launcher="ray", workers=2)
+
+
+def test_node_lost_in_mid_run(cluster: Any, tmp_path: Path) -> None:
+    chats = write_chats(tmp_path / "chats.jsonl", [f"row {number}" for number in range(300)])
+    run(chats, tmp_path / "calm")
+    rows = open_chats([chats])
+    shards = tuple(range(start, start + 3) for start in range(0, 300, 3))
+    (tmp_path / "ray").mkdir()
+    job = Job(Tones(), rows, shards, tmp_path / "ray", seed=0, batch_rows=2)
+    second = next(node for node in cluster.list_all_nodes() if node is not cluster.head_node)
+    done, lost = 0, False
+    for step in launch(job, range(len(shards)), Launcher.ray, 2):
+        done += step.whole
+        if done == 5 and not lost:
+            cluster.remove_node(second, allow_graceful=False)
+            lost = True
+    assert lost
+    assert done == len(shards)
+    (tmp_path / "ray" / "job.json").write_bytes((tmp_path / "calm" / "job.json").read_bytes())
+    run(chats, tmp_path / "ray")
+    assert tree(tmp_path / "ray") == tree(tmp_path / "calm")
+
+
+def test_ray_on_one_machine_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    chats = write_chats(tmp_path / "chats.jsonl", ["a", "b", "c", "d"])
+    run(chats, tmp_path / "calm")
+    run(chats, tmp_path / "ray", launcher="ray", workers=2)
+    assert tree(tmp_path / "ray") == tree(tmp_path / "calm")
+    assert not ray.is_initialized()

@@ -1,0 +1,51 @@
+"""Who does the shards of a job: this process, N processes of this machine, or the actors of a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from enum import Enum
+
+from vtblender_nemo.synthesis.crew import Step, deal
+from vtblender_nemo.synthesis.jobs import Job
+
+
+class Launcher(str, Enum):
+    """Where workers run."""
+
+    local = "local"
+    ray = "ray"
+
+
+def launch(
+    job: Job, todo: Sequence[int], launcher: Launcher, workers: int, gpus_per_worker: int = 0
+) -> Generator[Step, None, None]:
+    """Has shards made; what is written does not depend on who makes them, and in what order.
+
+    Args:
+        job: what is made.
+        todo: numbers of the shards, one or more.
+        launcher: `local` with one worker is this process.
+        workers: processes or actors.
+        gpus_per_worker: GPUs that are shown to each worker alone; 0 shows all to all (Ray shows none then).
+
+    Raises:
+        MissingDependencyError: the launcher is `ray`, which is not installed.
+        WorkersLostError: workers die again and again.
+    """
+    if launcher is Launcher.ray:
+        from vtblender_nemo.synthesis.ray_cluster import RayCrew
+
+        return deal(RayCrew(job, workers, gpus_per_worker), todo, workers)
+    if workers == 1:
+        return _here(job, todo)
+    from vtblender_nemo.synthesis.local_processes import ProcessCrew
+
+    return deal(ProcessCrew(job, gpus_per_worker), todo, workers)
+
+
+def _here(job: Job, todo: Sequence[int]) -> Generator[Step, None, None]:
+    maker = job.open()
+    for shard in todo:
+        for rows in maker.make(shard):
+            yield Step(shard, rows)
+        yield Step(shard, whole=True)
