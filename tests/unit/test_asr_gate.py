@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import soundfile as sf
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.synthesis.asr_gate import AsrGate, GateConfig, open_gate
@@ -13,8 +14,9 @@ class Recogniser:
     def __init__(self, heard: list) -> None:
         self.heard, self.lengths, self.batch_size = heard, [], 0
 
-    def transcribe(self, audio, batch_size, verbose):
-        self.lengths, self.batch_size = [len(samples) for samples in audio], batch_size
+    def transcribe(self, audio, batch_size, verbose, **prompt):
+        self.lengths, self.batch_size = [sf.info(path).frames for path in audio], batch_size
+        self.told = prompt
         return self.heard
 
 
@@ -43,6 +45,15 @@ def test_short_speech_is_lengthened_and_batches_are_as_configured():
     AsrGate(model, GateConfig(batch_size=3), "en").hear(speech(100, 16_000), ["yes", "no"])
     assert model.lengths == [1600, 16_000]
     assert model.batch_size == 3
+
+
+def test_models_that_do_several_tasks_are_told_the_language():
+    model = Recogniser(["ja"])
+    AsrGate(model, GateConfig(), "de").hear(speech(16_000), ["Ja."])
+    assert model.told == {}
+    model.prompt = object()
+    AsrGate(model, GateConfig(), "de").hear(speech(16_000), ["Ja."])
+    assert model.told == {"source_lang": "de", "target_lang": "de"}
 
 
 def test_no_model_is_no_gate():

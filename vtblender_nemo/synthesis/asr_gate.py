@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE
 
 _SHORTEST_SECS = 0.1  # recognisers fail on less than a few frames
 
@@ -62,6 +64,8 @@ class AsrGate:
 
         self._model, self.config = model, config
         self._compare = open_comparison(language)
+        multitask = getattr(model, "prompt", None) is not None  # Canary's kin are told what to do
+        self._prompt = {"source_lang": language, "target_lang": language} if multitask else {}
 
     def hear(self, speech: Sequence[np.ndarray], texts: Sequence[str]) -> list[Heard]:
         """What is heard in each speech.
@@ -80,8 +84,15 @@ class AsrGate:
         return found
 
     def _transcribe(self, speech: Sequence[np.ndarray]) -> list[str]:
-        padded = [np.pad(samples, (0, max(0, int(_SHORTEST_SECS * 16_000) - len(samples)))) for samples in speech]
-        results = self._model.transcribe(padded, batch_size=self.config.batch_size, verbose=False)
+        import soundfile
+
+        # As files: from arrays NeMo's multi-task models make a prompt that lacks its language.
+        with tempfile.TemporaryDirectory(prefix="asr_gate_") as folder:
+            paths = [str(Path(folder) / f"{number}.wav") for number in range(len(speech))]
+            for path, samples in zip(paths, speech, strict=True):
+                missing = max(0, int(_SHORTEST_SECS * SAMPLE_RATE) - len(samples))
+                soundfile.write(path, np.pad(samples, (0, missing)), SAMPLE_RATE)
+            results = self._model.transcribe(paths, batch_size=self.config.batch_size, verbose=False, **self._prompt)
         if isinstance(results, tuple):  # transducers give their best hypotheses first
             results = results[0]
         return [result if isinstance(result, str) else result.text for result in results]

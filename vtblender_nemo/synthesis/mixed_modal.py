@@ -16,7 +16,7 @@ from vtblender_nemo.common.conversation import Turn
 from vtblender_nemo.data.typed import mapping, read_config
 from vtblender_nemo.synthesis.asr_gate import GateConfig, open_gate
 from vtblender_nemo.synthesis.chat_filters import ChatFilterConfig, open_counter, read_chat, turn_text
-from vtblender_nemo.synthesis.segments import Span, SpanConfig, draw_spans, draw_turns, split_sentences
+from vtblender_nemo.synthesis.segments import Allowed, Span, SpanConfig, draw_spans, draw_turns, split_sentences
 from vtblender_nemo.synthesis.speakable import SpeakableConfig, speakable
 from vtblender_nemo.synthesis.text_normalization import open_normalizer, resolve_normalizer
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechEngine, SpeechRequest
@@ -54,7 +54,7 @@ def read_mixed_modal(values: Any, place: str = "config") -> MixedModalConfig:
     config = read_config(MixedModalConfig, values, place)
     config.engines = engines
     for name, kind in _SECTIONS.items():
-        section = read_config(kind, sections[name] or {}, name)
+        section: Any = read_config(kind, sections[name] or {}, name)
         section.check(name)
         setattr(config, name, section)
     config.speech.normalizer = resolve_normalizer(config.speech.normalizer)
@@ -202,7 +202,7 @@ class MixedModalWorker:
         def stretch(place: int, span: Span) -> str:
             return texts[place][sentences[place][span.begin][0] : sentences[place][span.end - 1][1]]
 
-        def allowed(place: int):
+        def allowed(place: int) -> Allowed | None:
             return (lambda span: engine.knows(stretch(place, span))) if engine.selective else None
 
         places = [place for place in draw_turns(list(texts), self._config.spans, rng) if sentences[place]]

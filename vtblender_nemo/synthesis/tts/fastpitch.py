@@ -27,7 +27,7 @@ from vtblender_nemo.synthesis.work import Refused
 
 _SILENT_MEL = -11.52  # log of 1e-5, what NeMo's vocoders are trained to hear as silence
 _SILENT_FRAMES = 16  # more than HiFi-GAN's convolutions reach, so that a neighbour's length changes no sample
-_PADDING_TOKENS = 8  # more than a convolution block of FastPitch reaches, likewise
+_PADDING_TOKENS = 8  # more than FastPitch's convolutions reach, so that no neighbour changes a duration
 
 
 @dataclass
@@ -43,7 +43,8 @@ class FastPitchConfig(EngineConfig):
     pace: list[float] = field(default_factory=lambda: [0.9, 1.1])
     """Slowest and fastest speech, as factors."""
     batch_size: int = 16
-    """Most texts at once. Floating-point sums differ with it in their last digits, so a few samples may by 1 of 32768."""
+    """Most texts at once. NeMo's decoder lets the padding reach into the last frames of a text, so that its neighbours change
+    the last tenth of a second a little; with 1 speech depends on its own text alone."""
     device: str = "auto"
     """cuda, cuda:1, cpu; auto takes a GPU where there is one."""
 
