@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,11 @@ def read_back(config: Path) -> dict[str, dict[str, Any]]:
                 "custom": dict(row.custom),
             }
     return found
+
+
+def die(*_: Any) -> None:
+    """Ends this process as the kernel does when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def rejected(output: Path) -> dict[str, str]:

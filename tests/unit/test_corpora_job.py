@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.helpers.corpora import (
+    die,
     files_of,
     librispeech,
     noise,
@@ -22,6 +23,7 @@ from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.corpora import prepare as job
 from vtblender_nemo.corpora.prepare import Options, prepare
 from vtblender_nemo.corpora.shards import Format
+from vtblender_nemo.synthesis.crew import WorkersLostError
 
 BOTH = pytest.mark.parametrize("format", list(Format))
 
@@ -125,6 +127,13 @@ def test_a_killed_job_goes_on(tmp_path, monkeypatch, format):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
+def test_a_worker_that_is_killed_from_outside_is_told(tmp_path, monkeypatch):
+    librispeech(tmp_path / "corpus")
+    monkeypatch.setattr(job, "make_shard", die)
+    with pytest.raises(WorkersLostError, match=r"a worker died.*--workers"):
+        prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options(), workers=2)
+
+
 def test_two_commands_do_not_share_a_folder(tmp_path):
     librispeech(tmp_path / "corpus")
     seen = []
@@ -185,7 +194,7 @@ def test_translation_and_every_refusal(europarl, format):
         "rows": 1,
         "hours": round(0.5 / 3600, 4),
         "clips": 1,
-        "refused": 3,
+        "refused_audio": 3,
         "shards": 1,
     }
 

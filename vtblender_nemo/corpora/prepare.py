@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from vtblender_nemo.corpora.registry import Corpus, Task, corpus_of
 from vtblender_nemo.corpora.report import Report, write_report
 from vtblender_nemo.corpora.shards import Format, Shard, make_shard
 from vtblender_nemo.corpora.utterance import Selection
+from vtblender_nemo.synthesis.crew import WorkersLostError
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ def prepare(name: str, folder: Path, output_dir: Path, options: Options, workers
     Raises:
         ConfigError: an unknown corpus, options that do not fit it, or a folder that holds another job.
         DataError: lists that cannot be read, or not one utterance.
+        MissingDependencyError: audio of a kind whose decoder is not installed.
+        WorkersLostError: a process was killed from outside.
     """
     options.check()
     corpus = corpus_of(name)
@@ -182,6 +186,10 @@ def _made(shards: Sequence[Shard], what: tuple[Path, Format, int], workers: int)
             for future in as_completed(running):
                 future.result()
                 yield len(running[future].lines)
+        except BrokenProcessPool as error:
+            raise WorkersLostError(
+                "a worker died", expected="enough memory for all of them; what is whole stays", knob="--workers"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

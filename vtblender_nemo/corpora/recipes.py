@@ -19,9 +19,10 @@ from vtblender_nemo.corpora.utterance import (
     Utterance,
     chosen,
     existing_folder,
+    limited,
     numbered_lines,
 )
-from vtblender_nemo.corpora.view import Line, first_lines, link, screen, write_lines
+from vtblender_nemo.corpora.view import Line, link, screen, write_lines
 
 if TYPE_CHECKING:
     from lhotse import SupervisionSegment
@@ -51,7 +52,7 @@ class Recipe(ABC):
             DataError: the recipe failed.
         """
         by_language: dict[str, list[Line]] = {}
-        for line in first_lines(self.lines(selection), selection.limit):
+        for line in limited(self.lines(selection), selection.limit):
             if isinstance(line, Refusal):
                 yield line
             else:

@@ -84,8 +84,11 @@ class VoxPopuli(Recipe):
     takes_parts = True
 
     def lines(self, selection: Selection) -> Iterator[Line | Refusal]:
+        from lhotse.recipes.voxpopuli import ASR_LANGUAGES
+
         root = existing_folder(selection.folder)
-        tables = {_annotated(path): path for pattern in _ANNOTATIONS for path in sorted(root.glob(pattern))}
+        found = {_annotated(path): path for pattern in _ANNOTATIONS for path in sorted(root.glob(pattern))}
+        tables = {language: path for language, path in found.items() if language in ASR_LANGUAGES}
         for language in chosen(selection.languages, sorted(tables), what="languages", folder=root):
             sessions = _sessions(root, language)
             splits = chosen(selection.splits, SPLITS, what="splits", folder=root)

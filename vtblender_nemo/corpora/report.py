@@ -97,7 +97,7 @@ def write_report(
                 "rows": subset.rows,
                 "hours": round(subset.hours, 4),
                 "clips": sum(count["clips"] for count in subset.counts),
-                "refused": sum(len(count["refused"]) for count in subset.counts),
+                "refused_audio": sum(len(count["refused"]) for count in subset.counts),
                 "shards": len(subset.counts),
             }
             for subset in subsets

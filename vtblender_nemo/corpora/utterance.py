@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from vtblender_nemo.common.errors import ConfigError
 
@@ -130,11 +130,22 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\r\n")
 
 
-def limited(found: Found, limit: int | None) -> Found:
-    """The first `limit` utterances of every language and split; refusals among them are kept."""
+class OfSubset(Protocol):
+    """Whatever belongs to a language and split."""
+
+    @property
+    def subset(self) -> str:
+        """The folder of its language and split."""
+
+
+Item = TypeVar("Item", bound=OfSubset)
+
+
+def limited(items: Iterable[Item | Refusal], limit: int | None) -> Iterator[Item | Refusal]:
+    """The first `limit` items of every language and split; refusals among them are kept."""
     seen: dict[str, int] = {}
-    for item in found:
-        if limit is not None and isinstance(item, Utterance):
+    for item in items:
+        if limit is not None and not isinstance(item, Refusal):
             seen[item.subset] = seen.get(item.subset, 0) + 1
             if seen[item.subset] > limit:
                 continue

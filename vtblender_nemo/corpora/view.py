@@ -6,7 +6,7 @@ that they find, and some want splits that were not asked for. A view holds the l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,17 +34,10 @@ class Line:
     place: str
     raw: Any
 
-
-def first_lines(lines: Iterable[Line | Refusal], limit: int | None) -> Iterator[Line | Refusal]:
-    """The first `limit` lines of every language and split; refusals among them are kept."""
-    seen: dict[tuple[str, str], int] = {}
-    for line in lines:
-        if limit is not None and isinstance(line, Line):
-            subset = (line.language, line.split)
-            seen[subset] = seen.get(subset, 0) + 1
-            if seen[subset] > limit:
-                continue
-        yield line
+    @property
+    def subset(self) -> str:
+        """The folder of its language and split."""
+        return f"{self.language}/{self.split}"
 
 
 def screen(lines: Sequence[Line], workers: int) -> tuple[list[Line], list[Refusal]]:
