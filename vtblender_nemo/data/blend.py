@@ -129,7 +129,8 @@ class Encoder:
             raise DataError(
                 "conversation has no final answer", value=conversation.id, expected="an assistant turn at the end"
             )
-        frames = [math.ceil(audio.duration_secs / self.token_equivalent_duration) for audio in conversation.audios]
+        audios = conversation.audios
+        frames = [math.ceil(audio.duration_secs / self.token_equivalent_duration) for audio in audios]
         return prompt, len(prompt.ids) + sum(frames) + (self.extra_frames - 1) * len(frames)  # 1: the locator id
 
 

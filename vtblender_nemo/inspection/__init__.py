@@ -1,0 +1,1 @@
+"""Looking at a blend before it is trained on: rows checked, counted, drawn and shown."""
