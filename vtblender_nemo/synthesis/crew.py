@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -64,40 +64,65 @@ def deal(crew: Crew, todo: Sequence[int], workers: int) -> Generator[Step, None,
     Raises:
         WorkersLostError: four workers died at the same shard, or while they loaded their work.
     """
-    waiting = deque(todo)
-    losses: Counter[int | None] = Counter()
-    at: dict[Hashable, int | None] = {}  # the shard of every worker; None: it is loading, or free
-    free: deque[Hashable] = deque()
+    dealer = _Dealer(crew, todo)
     try:
-        for _ in range(min(workers, len(waiting))):
-            at[crew.start()] = None
-        while waiting or any(shard is not None for shard in at.values()):
-            worker, news = crew.next()
-            shard = at[worker]
-            if news is News.LOST:
-                del at[worker]
-                if worker in free:
-                    free.remove(worker)
-                losses[shard] += 1
-                _check_losses(losses[shard], shard)
-                if shard is not None:
-                    waiting.appendleft(shard)
-                    yield Step(shard)
-                if waiting:
-                    at[crew.start()] = None
-            elif news is News.FREE:
-                at[worker] = None
-                free.append(worker)
-                losses[None] = 0
-                if shard is not None:
-                    yield Step(shard, whole=True)
-            elif shard is not None:
-                yield Step(shard, int(news))
-            while waiting and free:
-                at[free[0]] = waiting.popleft()
-                crew.give(free[0], at[free.popleft()])
+        dealer.start(min(workers, len(todo)))
+        while dealer.busy:
+            yield from dealer.next()
+            dealer.give()
     finally:
         crew.close()
+
+
+class _Dealer:
+    """Who is at which shard."""
+
+    def __init__(self, crew: Crew, todo: Sequence[int]) -> None:
+        self._crew = crew
+        self._waiting = deque(todo)
+        self._at: dict[Hashable, int | None] = {}  # None: the worker is loading, or free
+        self._free: deque[Hashable] = deque()
+        self._losses: Counter[int | None] = Counter()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting) or any(shard is not None for shard in self._at.values())
+
+    def start(self, count: int) -> None:
+        for _ in range(count):
+            self._at[self._crew.start()] = None
+
+    def give(self) -> None:
+        """Gives shards to the workers that are free."""
+        while self._waiting and self._free:
+            worker, shard = self._free.popleft(), self._waiting.popleft()
+            self._at[worker] = shard
+            self._crew.give(worker, shard)
+
+    def next(self) -> Iterator[Step]:
+        """Waits for one word of a worker, and tells what it means for its shard."""
+        worker, news = self._crew.next()
+        shard = self._at[worker]
+        if news is News.LOST:
+            self._lose(worker, shard)
+        elif news is News.FREE:
+            self._at[worker] = None
+            self._free.append(worker)
+            self._losses[None] = 0
+        if shard is not None:
+            rows = 0 if isinstance(news, News) else news
+            yield Step(shard, rows, whole=news is News.FREE)
+
+    def _lose(self, worker: Hashable, shard: int | None) -> None:
+        del self._at[worker]
+        if worker in self._free:
+            self._free.remove(worker)
+        self._losses[shard] += 1
+        _check_losses(self._losses[shard], shard)
+        if shard is not None:
+            self._waiting.appendleft(shard)
+        if self._waiting:
+            self.start(1)
 
 
 def _check_losses(count: int, shard: int | None) -> None:

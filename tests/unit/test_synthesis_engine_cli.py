@@ -1,0 +1,135 @@
+"""What synthesis commands share: flags, how errors and results are told; and the SLURM script, with SLURM and Ray played."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.helpers.synthesis_works import Tones, tree, write_chats
+from vtblender_nemo.synthesis.cli_options import (
+    BatchRows,
+    ChatInput,
+    GpusPerWorker,
+    Launcher,
+    OutputDir,
+    RowsPerShard,
+    Seed,
+    Workers,
+    errors_told,
+    tell,
+)
+from vtblender_nemo.synthesis.engine import SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.inputs import open_chats
+from vtblender_nemo.synthesis.launchers import Launcher as LauncherKind
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "slurm_ray.sh"
+app = typer.Typer()
+
+
+@app.command()
+def main(
+    input: ChatInput,
+    output_dir: OutputDir,
+    seed: Seed = 0,
+    launcher: Launcher = LauncherKind.local,
+    workers: Workers = 1,
+    rows_per_shard: RowsPerShard = 1000,
+    batch_rows: BatchRows = 8,
+    gpus_per_worker: GpusPerWorker = 0,
+) -> None:
+    options = SynthesisOptions(seed, rows_per_shard, batch_rows, launcher, workers, gpus_per_worker)
+    with errors_told():
+        summary = synthesize(Tones(seed=seed), open_chats(input), output_dir, options)
+    tell(summary, output_dir)
+
+
+def called(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_result_is_told_with_reasons_and_what_to_do_next(tmp_path: Path) -> None:
+    chats = write_chats(tmp_path / "chats.jsonl", ["a", "refuse b", "refuse c", "silent d"])
+    code, said = called("--input", chats, "--output-dir", tmp_path / "out", "--rows-per-shard", 2, "--seed", 3)
+    assert code == 0
+    made = len((tmp_path / "out" / "shard_000000" / "manifest.jsonl").read_text().splitlines())
+    assert f"{made} rows made of 4 in 2 shards" in said
+    assert said.index("2 refused: not_wanted") < said.index("1 refused: nothing_made")
+    assert f"input_cfg={tmp_path / 'out' / 'input_cfg.yaml'}" in said
+    assert (tmp_path / "out" / "rejected.jsonl").exists()
+
+
+def test_several_inputs_and_workers(tmp_path: Path) -> None:
+    inputs = [write_chats(tmp_path / "a.jsonl", ["a", "b"])]
+    inputs.append(tmp_path / "b.jsonl")
+    inputs[1].write_text(inputs[0].read_text().replace('"c', '"d'))
+    several = [part for path in inputs for part in ("--input", path)]
+    for number, workers in enumerate((1, 2)):
+        code, said = called(
+            *several, "--output-dir", tmp_path / str(number), "--workers", workers, "--rows-per-shard", 1
+        )
+        assert code == 0, said
+        assert "of 4 in 4 shards" in said
+    assert tree(tmp_path / "0") == tree(tmp_path / "1")
+
+
+def test_nothing_made_is_exit_code_1(tmp_path: Path) -> None:
+    chats = write_chats(tmp_path / "chats.jsonl", ["refuse a"])
+    code, said = called("--input", chats, "--output-dir", tmp_path / "out")
+    assert code == 1
+    assert "warning: nothing was made of any row" in said
+
+
+def test_mistake_of_the_user_is_exit_code_2(tmp_path: Path) -> None:
+    code, said = called("--input", tmp_path / "none.jsonl", "--output-dir", tmp_path / "out")
+    assert code == 2
+    assert f"error: {tmp_path / 'none.jsonl'}: file is missing" in said
+    assert "Traceback" not in said
+
+
+def play(folder: Path, name: str, lines: str) -> None:
+    """A program that stands for one of the cluster's; it notes its arguments."""
+    path = folder / name
+    path.write_text(f'#!/bin/bash\necho "{name} $*" >> "{folder}/calls"\n{lines}\n')
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_slurm_script_starts_ray_on_all_nodes_and_runs_the_command(tmp_path: Path, nodes: int) -> None:
+    play(tmp_path, "srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
+    play(tmp_path, "hostname", 'if [ $# -gt 0 ]; then echo "10.0.0.1 fe80::1"; else echo node1; fi')
+    play(tmp_path, "ray", 'if [ "$1" = start ]; then exec sleep 600; fi')
+    started = f"until [ $(grep -c '^ray start' {tmp_path}/calls) = {min(nodes, 2)} ]; do sleep 0.05; done"  # in the background
+    play(tmp_path, "work", started + '\necho "address $RAY_ADDRESS usage $RAY_USAGE_STATS_ENABLED"; exit 3')
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_CPUS_ON_NODE": "8",
+        "SLURM_GPUS_ON_NODE": "2",
+        "SLURM_JOB_NUM_NODES": str(nodes),
+        "SLURM_JOB_ID": "25001",
+    }
+    done = subprocess.run(
+        [SCRIPT, "work", "--workers", "2 2"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 3, done.stderr  # the command's own
+    assert done.stdout == "address 10.0.0.1:15001 usage 0\n"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert "work --workers 2 2" in calls
+    starts = [call for call in calls if call.startswith("ray start")]
+    assert all("--num-cpus=8 --num-gpus=2" in call and "--disable-usage-stats" in call for call in starts)
+    assert sum("--head --node-ip-address=10.0.0.1 --port=15001" in call for call in starts) == 1
+    steps = [call for call in calls if call.startswith("srun") and "ray start" in call]
+    assert sum("--nodelist=node1" in call for call in steps) == 1
+    joined = [call for call in steps if "--exclude=node1" in call and "--address=10.0.0.1:15001" in call]
+    assert [f"--nodes={nodes - 1} " in call for call in joined] == [True] * (nodes > 1)
+
+
+def test_slurm_script_without_a_command() -> None:
+    done = subprocess.run([SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "usage: sbatch" in done.stderr
