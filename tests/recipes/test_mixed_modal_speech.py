@@ -19,6 +19,8 @@ from tests.helpers import models, tts_models
 from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.synthesis.asr_gate import GateConfig, open_gate
+from vtblender_nemo.synthesis.speakable import SpeakableConfig, speakable
+from vtblender_nemo.synthesis.text_normalization import open_normalizer
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechRequest
 from vtblender_nemo.synthesis.tts.fastpitch import FastPitch, FastPitchConfig
 
@@ -152,6 +154,15 @@ def test_a_small_canary_listens(tmp_path):
     gate = open_gate(GateConfig(str(path), device="cpu"), "en")
     heard = gate.hear([models.speech(1.0, 0), models.speech(0.05, 1)], ["good morning", "yes"])
     assert all(isinstance(one.text, str) and one.wer > 0.3 for one in heard)
+
+
+def test_nemos_grammars_write_text_out_for_speaking():
+    pytest.importorskip("nemo_text_processing", reason="pip install 'vtblender_nemo[tts]'")
+    normalize = open_normalizer("nemo", "en")
+    assert normalize("It costs $5 at 10:30.").lower() == "it costs five dollars at ten thirty."
+    assert speakable("**Dr.** Who has 3 kg, i.e. “much”.", normalize, SpeakableConfig()).startswith(
+        "doctor Who has three "
+    )
 
 
 # The command

@@ -102,6 +102,7 @@ def test_other_alphabets_are_spoken_where_they_are_configured():
         ("5-10 days", "five to ten days"),
         ("-5 outside", "minus five outside"),
         ("20°C", "twenty degrees Celsius"),
+        ("-5°C", "minus five degrees Celsius"),
         ("salt & pepper", "salt and pepper"),
         ("#1 hit", "number one hit"),
         ("5kg", "five kg"),

@@ -6,6 +6,7 @@ Which of them works is a setting and never decided by what happens to be install
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from collections.abc import Callable
 
@@ -80,7 +81,8 @@ def _nemo(language: str) -> Normalizer:
             "NeMo text processing is not installed",
             expected="pip install 'vtblender_nemo[tts]', or speech.normalizer: num2words",
         ) from error
-    grammar = Grammar(input_case="cased", lang=language)
+    logging.getLogger("NeMo-text-processing").setLevel(logging.WARNING)  # it tells of every sentence
+    grammar = Grammar(input_case="cased", lang=language)  # takes most of a minute
     return lambda text: grammar.normalize(text, verbose=False, punct_pre_process=True, punct_post_process=True)
 
 
@@ -143,6 +145,7 @@ def _english(say: Say) -> Normalizer:
         return f"{said[:-1]}ies" if said.endswith("y") else f"{said}s"
 
     rules: list[tuple[str, Callable[[re.Match[str]], str]]] = [
+        (rf"(?<![\w.])-(?={_NUMBER})", lambda match: "minus "),
         (r"(?P<sign>[$€£])\s?(?P<amount>" + _NUMBER + r")(?:\s(?P<scale>thousand|million|billion|trillion)\b)?", money),
         (r"\b(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)(?!:|\d)(?:\s?(?P<half>[AaPp])\.?[Mm]\b\.?)?", clock),
         (rf"(?P<number>{_NUMBER})\s?%", lambda match: f"{number(match['number'])} percent"),
@@ -153,7 +156,6 @@ def _english(say: Say) -> Normalizer:
         (r"#(?=\d)", lambda match: "number "),
         (r"(?<=\d)-(?=\d)", lambda match: " to "),
         (r"(?<![\d.,])(1[1-9]\d\d|20\d\d)(?![\d,]|\.\d)", lambda match: say(match[1], "year")),
-        (rf"(?<![\w.])-(?={_NUMBER})", lambda match: "minus "),
         (rf"({_NUMBER})(?=[A-Za-z])", lambda match: f"{number(match[1])} "),
         (_NUMBER, lambda match: number(match[0])),
         (r"\s?&\s?", lambda match: " and "),
