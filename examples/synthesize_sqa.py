@@ -32,7 +32,9 @@ def main(
         _flag(_ENDPOINT, "An OpenAI-compatible server, as http://localhost:8000/v1; without it the model runs here."),
     ] = None,
     api_key_env: Annotated[str, _flag(_ENDPOINT, "The environment variable that holds its key.")] = "OPENAI_API_KEY",
-    concurrency: Annotated[int, _flag(_ENDPOINT, "Most requests at once, of each worker.", min=1)] = 16,
+    concurrency: Annotated[
+        int, _flag(_ENDPOINT, "Most requests at once, of each worker; at most --batch-rows have any use.", min=1)
+    ] = 16,
     requests_per_minute: Annotated[
         Optional[float],  # noqa: UP045
         _flag(_ENDPOINT, "Most requests a minute, of all workers together; default: no limit."),
@@ -66,7 +68,9 @@ def main(
             "Kinds of questions, drawn for each: all, or names of the prompts' file as person,yes_no=2 (weights).",
         ),
     ] = "",
-    unanswerable: Annotated[float, _flag(_ASKED, "Share of questions that have no answer.", min=0, max=1)] = 0.0,
+    unanswerable: Annotated[
+        float, _flag(_ASKED, "Share of questions that have no answer; --check-reread makes sure of them.", min=0, max=1)
+    ] = 0.0,
     unanswerable_answer: Annotated[str, _flag(_ASKED, "What is answered then.")] = "The recording does not say.",
     utterances: Annotated[
         int, _flag(_ASKED, "Most neighbouring rows of one audio file that are asked about as one.", min=1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from tests.helpers import models
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.synthesis.llm_clients import Decoding
-from vtblender_nemo.synthesis.llm_local import LocalLLM, SeededDraw
+from vtblender_nemo.synthesis.llm_local import LocalLLM, SeededDraw, _check_fits
 from vtblender_nemo.synthesis.work import Refused
 
 TEXTS = [
@@ -138,3 +139,21 @@ def test_mistakes(tmp_path, folder):
         LocalLLM(str(folder), dtype="int3")
     with pytest.raises(ConfigError, match="batches without prompts"):
         LocalLLM(str(folder), batch_size=0)
+
+
+def test_a_batch_beyond_the_memory_names_the_flag(folder, monkeypatch):
+    client = open_llm(folder)
+
+    def full(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(client._model, "generate", full)
+    with pytest.raises(ConfigError, match=r"2 prompts.*--llm-batch-size"):
+        client.complete([prompt("hi"), prompt("ho")])
+
+
+def test_a_model_that_spills_over_the_gpus_is_refused():
+    placed = {"layers.0": 0, "layers.1": "cpu", "head": "disk"}
+    with pytest.raises(ConfigError, match=r"room for 2 more of its parts.*--dtype"):
+        _check_fits(SimpleNamespace(hf_device_map=placed), "big")
+    _check_fits(SimpleNamespace(hf_device_map={"": 0}), "small")

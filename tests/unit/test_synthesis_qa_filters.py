@@ -207,6 +207,13 @@ def test_a_second_reading_has_to_agree():
     assert all(SHOP in text for text in oracle.asked)
 
 
+def test_a_second_reading_may_say_in_words_that_there_is_no_answer():
+    fixed = Candidate("Who owns it?", "The recording does not say.", SHOP, "en", answerable=False)
+    for words_of, kept in (("The recording does not say that.", True), ("Mrs Weber.", False)):
+        (verdict,) = RereadFilter(Oracle(lambda _, text=words_of: text), PROMPTS, 0.5).judge([fixed])
+        assert (verdict is None) == kept
+
+
 @pytest.mark.parametrize("kind", [BlindFilter, RereadFilter])
 def test_without_a_verdict_nothing_is_kept(kind):
     oracle = Oracle(lambda _: Refused("reply_cut_off", "and so on"))

@@ -21,6 +21,7 @@ READABLE = {
     "a code fence": '```json\n{"question": "Where is Anna?", "answer": "In Rome."}\n```',
     "prose around": 'Sure! Here it is: {"question": "Where is Anna?", "answer": "In Rome."} Hope this helps.',
     "thoughts before": '<think>Maybe {"question": "Who?"}...</think>{"question": "Where is Anna?", "answer": "In Rome."}',
+    "thoughts opened by the prompt": 'Maybe {"x": 1}.</think> {"question": "Where is Anna?", "answer": "In Rome."}',
     "single quotes": "{'question': 'Where is Anna?', 'answer': 'In Rome.'}",
     "a comma too many": '{"question": "Where is Anna?", "answer": "In Rome.",}',
     "no bracket at the end": '{"pairs": [{"question": "Where is Anna?", "answer": "In Rome."}',
@@ -34,7 +35,7 @@ def test_pairs_are_read_however_they_are_written(name):
 
 
 NOTHING = [
-    *("none", "None.", '"none"', "```\nnone\n```", "null", "{}", "[]", "", "<think>hm"),
+    *("none", "None.", '"none"', "```\nnone\n```", "null", "{}", "[]", "", "<think>hm", "hm</think>none"),
     *('{"pairs": []}', '{"pairs": null}', '{"pairs": "none"}', '{"question": "none", "answer": "none"}'),
     '{"pairs": [{"question": null, "answer": null}]}',
 ]

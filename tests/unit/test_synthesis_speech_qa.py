@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
 from vtblender_nemo.synthesis.llm_clients import LLM
-from vtblender_nemo.synthesis.qa_filters import FilterOptions
+from vtblender_nemo.synthesis.llm_endpoint import EndpointLLM
+from vtblender_nemo.synthesis.qa_filters import FilterOptions, identify_language
 from vtblender_nemo.synthesis.qa_prompts import load_prompts, parse_kinds
+from vtblender_nemo.synthesis.replies import parse_pairs
 from vtblender_nemo.synthesis.speech_qa import QaOptions, SpeechQa, language_code
 from vtblender_nemo.synthesis.work import InputRow, Made, Refused
 
@@ -284,3 +287,17 @@ def test_faulty_prompts(tmp_path, old, new, message):
 def test_prompts_that_are_not_there(tmp_path):
     with pytest.raises(ConfigError, match="--prompts"):
         load_prompts(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("package", "use"),
+    [
+        ("openai", lambda: EndpointLLM("m", base_url="http://h/v1").open()),
+        ("json_repair", lambda: parse_pairs("{broken", 1)),
+        ("py3langid", lambda: identify_language("hello")),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch, package, use):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"{package}.*vtblender_nemo\[synthesis\]"):
+        use()

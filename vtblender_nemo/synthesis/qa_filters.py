@@ -210,9 +210,10 @@ class RereadFilter(Filter):
             return replace(reply, reason=f"reread_{reply.reason}")
         found = parse_answer(reply)
         told = f"{candidate.question} {found}"
-        if not candidate.answerable:
-            return None if found is None else Refused("answerable_after_all", told)
-        if found is not None and alike(found, candidate.answer, candidate.language, self.min_agreement):
+        agrees = found is not None and alike(found, candidate.answer, candidate.language, self.min_agreement)
+        if not candidate.answerable:  # the fixed answer says in words that there is none
+            return None if found is None or agrees else Refused("answerable_after_all", told)
+        if agrees:
             return None
         return Refused("reread_differs", f"{told}, not {candidate.answer}")
 

@@ -40,7 +40,9 @@ ANSWER_SCHEMA: Mapping[str, Any] = {
 }
 
 _LONGEST_REPLY = 20_000  # characters; repairing takes more than linear time
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+# Up to the last closing tag, as some chat templates open the first one in the prompt; or what was never closed.
+_TAG = "(think|thinking|reasoning)"
+_THINKING = re.compile(rf"\A.*</{_TAG}>|<{_TAG}>.*\Z", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"```\w*\n?")
 _NOTHING = frozenset({"", "none", "null", "n/a", "na", "nothing", "{}", "[]"})
 
