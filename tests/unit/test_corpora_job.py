@@ -247,6 +247,7 @@ def test_the_licence_is_named(tmp_path):
     note = (tmp_path / "out/LICENCE.txt").read_text()
     assert "CC BY 4.0" in note
     assert "openslr.org/12" in note
+    assert "lower case" in note
 
 
 def test_nothing_to_take_is_an_error_that_names_the_reasons(tmp_path):

@@ -85,7 +85,7 @@ OLD_COLUMNS = ["client_id", "path", "sentence", "up_votes", "down_votes", "age",
 def test_common_voice_of_an_old_release(tmp_path):
     """The recipe wants columns that releases before 13 lack; broken clips would stop it."""
     rows = {
-        "train": [("c1.mp3", 'Er sagte: "Hallo'), ("c2.mp3", "Zwei."), ("c3.mp3", " ")],
+        "train": [("c1.mp3", '"Hallo, sagte er.'), ("c2.mp3", "Zwei."), ("c3.mp3", " ")],
         "test": [("c4.mp3", "Vier.")],
         "validated": [("c1.mp3", "Eins.")],
     }
@@ -94,7 +94,7 @@ def test_common_voice_of_an_old_release(tmp_path):
     taken, refused = found_of(CommonVoice().read(selection(tmp_path, languages=("de",))))
     assert refused == {"c2": "audio_unreadable", "c3": "empty_transcript"}
     assert {id: (row.text, row.subset) for id, row in taken.items()} == {
-        "c1": ('Er sagte: "Hallo', "de/train"),
+        "c1": ('"Hallo, sagte er.', "de/train"),
         "c4": ("Vier.", "de/test"),
     }
     assert taken["c1"].fields == {"source_lang": "de", "speaker": "speaker1", "gender": "female"}
@@ -106,9 +106,17 @@ def test_mls_with_one_split(tmp_path, name, end):
     """The recipe wants all splits, a table of all speakers, and every recording of its lists."""
     split = tmp_path / name / "dev"
     write_lines(tmp_path / name / "metainfo.txt", [" 10   |   M   | dev | 1 | Reader | Book | 1"])
-    write_lines(split / "transcripts.txt", ["10_20_000000\tguten morgen", "10_20_000001\tfehlt", "11_30_000000\t"])
+    write_lines(
+        split / "transcripts.txt",
+        [
+            "10_20_000000\tguten morgen",
+            "10_20_000001\tfehlt",
+            "11_30_000000\t",
+            "12_40_000000\tohne eintrag",
+        ],
+    )
     how = {} if end == "flac" else {"format": "OGG", "subtype": "OPUS"}
-    for id in ("10_20_000000", "11_30_000000"):
+    for id in ("10_20_000000", "11_30_000000", "12_40_000000"):
         speaker, book, _ = id.split("_")
         write_audio(split / "audio" / speaker / book / f"{id}.{end}", tone(0.3), **how)
     taken, refused = found_of(Mls().read(selection(tmp_path, languages=("german",))))
@@ -116,6 +124,7 @@ def test_mls_with_one_split(tmp_path, name, end):
     row = taken["10_20_000000"]
     assert (row.text, row.subset) == ("guten morgen", "de/dev")
     assert row.fields == {"source_lang": "de", "speaker": "10", "gender": "M"}
+    assert taken["12_40_000000"].fields == {"source_lang": "de", "speaker": "12"}  # who is not in metainfo.txt
 
 
 VOX_HEADER = "session_id|id_|original_text|normed_text|speaker_id|split|gender|start_time|end_time"

@@ -39,6 +39,7 @@ class Corpus:
         tasks: what its rows may teach.
         licence: its name, with what has to be said about it.
         stated_at: where the licence is stated.
+        changes: what is changed of it beside the audio's format.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Corpus:
     tasks: tuple[Task, ...]
     licence: str
     stated_at: str
+    changes: str = ""
 
 
 ASR = Task("asr", "text", "asr")
@@ -55,7 +57,15 @@ SQA = Task("sqa", "answer", "sqa")
 
 _BY = "CC BY 4.0: name the corpus and its authors, link the licence, and say what was changed"
 _CORPORA = (
-    Corpus("librispeech", "LibriSpeech", LibriSpeech().read, (ASR,), _BY, "https://www.openslr.org/12"),
+    Corpus(
+        "librispeech",
+        "LibriSpeech",
+        LibriSpeech().read,
+        (ASR,),
+        _BY,
+        "https://www.openslr.org/12",
+        "transcripts were put in lower case",
+    ),
     Corpus(
         "common_voice",
         "Common Voice",

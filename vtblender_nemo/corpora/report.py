@@ -204,9 +204,14 @@ def _copy_prompts(name: str, output_dir: Path) -> str:
 
 
 def _licence_note(corpus: Corpus) -> str:
+    changes = [
+        "recordings were cut to the corpus's own segments and made mono FLAC of 16 bits",
+        "rows were put in another order and joined to shards",
+        *([corpus.changes] if corpus.changes else []),
+    ]
     return (
         f"These files were made from {corpus.title}.\n\n"
         f"Licence: {corpus.licence}.\nStated at: {corpus.stated_at}\n\n"
-        "What was changed: recordings were cut to the corpus's own segments, made mono FLAC of 16 bits, put in another "
-        "order and\njoined to shards. This note is no legal advice: read the licence where it is stated.\n"
+        f"What was changed: {'; '.join(changes)}.\n"
+        "This note is no legal advice: read the licence where it is stated.\n"
     )
