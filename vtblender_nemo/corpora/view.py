@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtblender_nemo.common.progress import progress_bar
 from vtblender_nemo.corpora.utterance import Refusal
 
 
@@ -43,8 +44,11 @@ class Line:
 def screen(lines: Sequence[Line], workers: int) -> tuple[list[Line], list[Refusal]]:
     """Parts lines with text and audio that can be opened from the others; reads headers only."""
     paths = list(dict.fromkeys(line.audio for line in lines))
-    with ThreadPoolExecutor(workers) as pool:
-        problems = dict(zip(paths, pool.map(_problem, paths, chunksize=64), strict=True))
+    problems: dict[Path, tuple[str, str]] = {}
+    with ThreadPoolExecutor(workers) as pool, progress_bar(len(paths), unit="file", label="opening files") as bar:
+        for path, problem in zip(paths, pool.map(_problem, paths), strict=True):
+            problems[path] = problem
+            bar.update()
     kept: list[Line] = []
     refused: list[Refusal] = []
     known: set[tuple[str, str]] = set()
