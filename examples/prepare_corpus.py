@@ -61,8 +61,9 @@ def main(
     r"""Makes shards that train of a public corpus or of text chats.
 
     The corpus has to be there, unpacked in its own layout (see `conf/data/CORPORA.md`); nothing is downloaded. Audio
-    becomes mono FLAC of 16 kHz. Beside the shards stand `input_cfg.yaml` with the entries of the training splits, `input_cfg.<split>.yaml` for the
-    others, the wordings, `LICENCE.txt`, `summary.json`, and `rejected.jsonl` with every line that was not taken and why.
+    becomes mono FLAC of 16 kHz. Beside the shards stand `input_cfg.yaml` with the entries of the training splits,
+    `input_cfg.<split>.yaml` for the others, the wordings, `LICENCE.txt`, `summary.json`, and `rejected.jsonl` with every
+    line that was not taken and why.
 
     Exit code: 0, or 1 if nothing was made of any line, or 2 if nothing could be done.
 

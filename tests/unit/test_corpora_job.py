@@ -162,10 +162,10 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
 @pytest.fixture
 def europarl(tmp_path):
     folder = tmp_path / "corpus/en/de/train"
-    segments = ["s1 0.25 0.75", "s1 0.75 1.0", "s1 1.5 2.5", "s2 0 0.5", "s3 0 0.5", "s1 0.0 0.1"]
+    segments = ["s1 0.25 0.75", "s1 0.75 1.0", "s1 1.5 2.5", "s2 0 0.5", "s3 0 0.5", "s1 0.0 0.1", "s1 0.25 0.75"]
     write_lines(folder / "segments.lst", segments)
-    write_lines(folder / "segments.en", ["One.", "Two.", "Three.", "Four.", "Five.", " "])
-    write_lines(folder / "segments.de", ["Eins.", "", "Drei.", "Vier.", "Fünf.", "Sechs."])
+    write_lines(folder / "segments.en", ["One.", "Two.", "Three.", "Four.", "Five.", " ", "Again."])
+    write_lines(folder / "segments.de", ["Eins.", "", "Drei.", "Vier.", "Fünf.", "Sechs.", "Wieder."])
     write_audio(tmp_path / "corpus/en/audios/s1.wav", noise(1, 2.0))
     (tmp_path / "corpus/en/audios/s2.wav").write_bytes(b"RIFF no wave")
     return tmp_path
@@ -180,6 +180,7 @@ def test_translation_and_every_refusal(europarl, format):
         "s2_0_0.5": "audio_unreadable",
         "s3_0_0.5": "audio_missing",
         "s1_0.0_0.1": "empty_transcript",
+        "s1_0.25_0.75": "duplicate_id",
     }
     assert report.refused == dict.fromkeys(sorted(rejected(europarl / "out").values()), 1)
     rows = read_back(europarl / "out/input_cfg.yaml")
