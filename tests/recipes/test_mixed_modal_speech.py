@@ -17,7 +17,7 @@ import yaml
 
 from tests.helpers import models, tts_models
 from vtblender_nemo.common.audio import load_samples
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.synthesis.asr_gate import GateConfig, open_gate
 from vtblender_nemo.synthesis.speakable import SpeakableConfig, speakable
 from vtblender_nemo.synthesis.text_normalization import open_normalizer
@@ -145,6 +145,21 @@ def test_models_are_read_from_nemo_files(speakers, tmp_path):
 def test_a_name_that_nemo_does_not_know_is_refused():
     with pytest.raises(ConfigError, match="tts_en_fastpitch_multispeaker"):
         FastPitchConfig(fastpitch="no_such_model").open("en")
+
+
+def test_files_of_other_models_are_refused(tmp_path, speakers):
+    models.quiet()
+    fastpitch = tts_models.save(speakers[0], tmp_path / "fastpitch.nemo")
+    with pytest.raises(ConfigError, match="HifiGanModel"):
+        FastPitchConfig(fastpitch, fastpitch, device="cpu").open("en")
+    with pytest.raises(ConfigError, match="does not transcribe"):
+        open_gate(GateConfig(fastpitch, device="cpu"), "en")
+    broken = tmp_path / "broken.nemo"
+    broken.write_bytes(b"no archive")
+    with pytest.raises(ModelFileError, match="broken.nemo"):
+        open_gate(GateConfig(str(broken), device="cpu"), "en")
+    with pytest.raises(ModelFileError, match="broken.nemo"):
+        FastPitchConfig(str(broken), fastpitch, device="cpu").open("en")
 
 
 def test_a_small_canary_listens(tmp_path):

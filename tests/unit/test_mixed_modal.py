@@ -183,6 +183,14 @@ def test_what_cannot_be_made_is_refused_with_its_reason(row, reason):
     assert all(outcome.detail for outcome in outcomes)
 
 
+def test_one_sentence_that_cannot_be_spoken_is_refused_once():
+    worker = open_work(SilentEngine(), spans={"variants": 5})
+    (once,) = worker([chat("c", "What does `print` do?", "Prints.")])
+    assert [outcome.reason for outcome in once] == ["code"]
+    (mixed,) = worker([chat("c", "Good morning. What does `print` do?", "Prints.")])
+    assert sorted(type(outcome).__name__ for outcome in mixed) == ["Made", "Refused", "Refused"]
+
+
 def test_one_bad_row_costs_the_others_nothing():
     good, bad = chat("good", FOUR, "Thanks."), chat("bad", "`code`", "No.")
     made, refused, again = open_work(SilentEngine())([good, bad, chat("more", FOUR, "Thanks.")])

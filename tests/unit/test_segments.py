@@ -61,6 +61,14 @@ def test_several_runs_are_in_order_with_text_between_them():
     assert set(numbers) == {1, 2, 3}
 
 
+def test_the_number_of_runs_is_drawn():
+    """Two in half of the draws, where the first leaves a gap of one sentence and one more: it ends before the last but one."""
+    room = sum((6 - begin) / (8 * (8 - begin)) for begin in range(6))
+    rng = random.Random(7)
+    numbers = Counter(len(draw_spans(8, SpanConfig(max_spans=2), rng)) for _ in range(20_000))
+    assert p_value(numbers, {1: 1 - room / 2, 2: room / 2}) > LIKELY
+
+
 def test_a_second_run_is_drawn_from_what_is_left_behind_the_first():
     rng, config = random.Random(4), SpanConfig(max_spans=2)
     drawn = [draw_spans(4, config, rng) for _ in range(40_000)]

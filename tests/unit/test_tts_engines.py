@@ -16,11 +16,12 @@ from scipy.stats import chisquare
 
 from tests.helpers.speech_server import SpeechServer, speech_server, tone
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
+from vtblender_nemo.synthesis.llm_endpoint import EndpointError
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechRequest, resampled
 from vtblender_nemo.synthesis.tts.blend import read_blend
 from vtblender_nemo.synthesis.tts.espeak import EspeakConfig
 from vtblender_nemo.synthesis.tts.flite import FliteConfig
-from vtblender_nemo.synthesis.tts.openai_speech import EndpointError, OpenAISpeechConfig
+from vtblender_nemo.synthesis.tts.openai_speech import OpenAISpeechConfig
 from vtblender_nemo.synthesis.tts.recordings import RecordingsConfig
 from vtblender_nemo.synthesis.work import Refused
 
@@ -158,6 +159,16 @@ def test_a_text_that_the_server_refuses_costs_the_others_nothing(server):
     check_speech(first)
     check_speech(third)
     assert second.reason == "not_spoken"
+
+
+def test_a_server_that_refuses_every_text_stops_the_job(server):
+    texts = [f"text {number}" for number in range(40)]
+    server.faults = dict.fromkeys(texts, 400)
+    with pytest.raises(EndpointError, match="voices"):
+        openai_engine(server).speak(requests(texts))
+    engine = openai_engine(server, concurrency=1)
+    check_speech(engine.speak(requests())[0])
+    assert {refused.reason for refused in engine.speak(requests(texts))} == {"not_spoken"}
 
 
 def test_an_answer_that_is_no_audio_is_refused(server):

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.audio import first_line
+from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE
 
 _SHORTEST_SECS = 0.1  # recognisers fail on less than a few frames
@@ -105,7 +106,8 @@ def open_gate(config: GateConfig, language: str) -> AsrGate | None:
         The gate; None where none is configured.
 
     Raises:
-        ConfigError: the file is none of NeMo's recognisers.
+        ModelFileError: the file cannot be restored.
+        ConfigError: it is none of NeMo's recognisers.
     """
     if config.model is None:
         return None
@@ -115,7 +117,15 @@ def open_gate(config: GateConfig, language: str) -> AsrGate | None:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = ASRModel.restore_from(config.model, map_location=torch.device(device)).eval()
+    try:
+        model = ASRModel.restore_from(config.model, map_location=torch.device(device)).eval()
+    except Exception as error:  # NeMo and tarfile raise errors of many kinds
+        raise ModelFileError(
+            f"the recogniser cannot be restored ({type(error).__name__}: {first_line(error)})",
+            path=config.model,
+            expected="a .nemo file of NeMo's ASR collection",
+            knob="gate.model",
+        ) from error
     if not hasattr(model, "transcribe"):
         raise ConfigError(
             "the model does not transcribe", value=type(model).__name__, expected="a recogniser", knob="gate.model"

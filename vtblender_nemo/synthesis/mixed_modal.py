@@ -138,6 +138,11 @@ class Draft:
     engine: str
     voice_seed: int
 
+    @property
+    def spans(self) -> tuple[tuple[int, int, int], ...]:
+        """Turn, first and past the last character of every segment."""
+        return tuple((segment.turn, segment.start, segment.end) for segment in self.segments)
+
     def requests(self) -> list[SpeechRequest]:
         return [SpeechRequest(segment.spoken, self.voice_seed) for segment in self.segments]
 
@@ -168,15 +173,12 @@ class MixedModalWorker:
         if isinstance(turns, Refused):
             return [turns]
         drafts: list[Draft | Refused] = []
-        drawn: set[tuple[tuple[int, int, int], ...]] = set()
+        drawn: set[Refused | tuple[tuple[int, int, int], ...]] = set()
         for variant in range(self._config.spans.variants):
             draft = self._draft_variant(row, turns, variant)
-            if isinstance(draft, Refused):
-                drafts.append(draft)
-                continue
-            spans = tuple((segment.turn, segment.start, segment.end) for segment in draft.segments)
-            if spans not in drawn:
-                drawn.add(spans)
+            what = draft if isinstance(draft, Refused) else draft.spans
+            if what not in drawn:
+                drawn.add(what)
                 drafts.append(draft)
         return drafts
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
+from vtblender_nemo.common.audio import first_line
+from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.synthesis.tts.base import (
     EngineConfig,
     Speech,
@@ -84,14 +85,24 @@ def _load(config: FastPitchConfig) -> tuple[Any, Any]:
 
 def _restore(kind: Any, source: str, device: str, knob: str) -> Any:
     if Path(source).is_file():
-        return kind.restore_from(source, map_location=device).eval()
+        try:
+            model = kind.restore_from(source, map_location=torch.device(device)).eval()
+        except Exception as error:  # NeMo and tarfile raise errors of many kinds
+            raise ModelFileError(
+                f"the model cannot be restored ({type(error).__name__}: {first_line(error)})", path=source, knob=knob
+            ) from error
+        if not isinstance(model, kind):
+            raise ConfigError(
+                "a model of another kind", path=source, value=type(model).__name__, expected=kind.__name__, knob=knob
+            )
+        return model
     known = [model.pretrained_model_name for model in kind.list_available_models()]
     if source not in known:
         raise ConfigError(
             f"no such {kind.__name__}", value=source, expected=f"a .nemo file or one of {', '.join(known)}", knob=knob
         )
     try:
-        return kind.from_pretrained(source, map_location=device).eval()
+        return kind.from_pretrained(source, map_location=torch.device(device)).eval()
     except Exception as error:  # whatever the download raises
         raise ConfigError(
             f"the model cannot be downloaded ({type(error).__name__})", value=source, expected="a .nemo file", knob=knob

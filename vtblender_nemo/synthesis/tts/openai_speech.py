@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, VTBlenderError
+from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
+from vtblender_nemo.synthesis.llm_endpoint import EndpointError
 from vtblender_nemo.synthesis.tts.base import (
     EngineConfig,
     Speech,
@@ -20,9 +21,8 @@ from vtblender_nemo.synthesis.tts.base import (
 )
 from vtblender_nemo.synthesis.work import Refused
 
-
-class EndpointError(VTBlenderError):
-    """The server cannot be used for now, whatever is asked of it."""
+_MOST_REFUSALS = 16
+"""So many bad requests before the first good one are the settings' fault and not the texts'."""
 
 
 @dataclass
@@ -86,6 +86,7 @@ class OpenAISpeech(SpeechEngine):
             ) from error
         self._openai, self._config = openai, config
         self.model = config.model
+        self._answered, self._refused = False, 0
 
     def speak(self, requests: Sequence[SpeechRequest]) -> list[Speech | Refused]:
         return asyncio.run(self._speak_all(requests))
@@ -116,7 +117,7 @@ class OpenAISpeech(SpeechEngine):
                     model=config.model, voice=voice, input=request.text, response_format="wav", speed=speed
                 )
             except (self._openai.BadRequestError, self._openai.UnprocessableEntityError) as error:
-                return Refused("not_spoken", f"{config.model}: {error}")
+                return self._refusal(error)
             except self._openai.OpenAIError as error:
                 raise EndpointError(
                     f"the speech server cannot be used ({type(error).__name__}: {error})",
@@ -125,7 +126,19 @@ class OpenAISpeech(SpeechEngine):
                     knob="base_url, api_key_env",
                 ) from error
             content = answer.content
+        self._answered = True
         return self._decoded(content, f"{voice} at speed {speed}" if speed != 1 else voice)
+
+    def _refusal(self, error: Exception) -> Refused:
+        self._refused += 1
+        if not self._answered and self._refused >= _MOST_REFUSALS:
+            raise EndpointError(
+                f"the speech server refuses every text ({error})",
+                value={"model": self._config.model, "voices": self._config.voices},
+                expected="a model, voices and speed that the server has",
+                knob="model, voices, speed",
+            ) from error
+        return Refused("not_spoken", f"{self._config.model}: {error}")
 
     def _decoded(self, content: bytes, voice: str) -> Speech | Refused:
         import soundfile
