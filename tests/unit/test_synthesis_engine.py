@@ -27,8 +27,8 @@ from vtblender_nemo.synthesis.jobs import Job
 from vtblender_nemo.synthesis.launchers import Launcher, launch
 
 ROOT = Path(__file__).parents[2]
-TEXTS = ["a", "b", "refuse c", "d", "{broken", "unusable e", "f less", "silent g", "nan h", "i", "j"]
-# Eleven rows, three a shard: 0-2, 3-5, 6-8, 9-10.
+TEXTS = ["a", "b", "refuse c", "unusable d", "e", "{broken", "f less", "silent g", "nan h", "i", "j"]
+# Eleven rows, three a shard: 0-2, 3-5, 6-8, 9-10, of which the first two are a batch.
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_every_row_is_made_or_refused(chats: Path, expected: dict[str, bytes], t
     made = rows_of(expected, "/manifest.jsonl")
     sources = [row["provenance"]["source"] for row in made]
     refused = [(row["id"], row["reason"]) for row in rows_of({"r": expected["rejected.jsonl"]}, "r")]
-    assert list(dict.fromkeys(sources)) == ["c0", "c1", "c3", "c6", "c9", "c10"]
+    assert list(dict.fromkeys(sources)) == ["c0", "c1", "c4", "c6", "c9", "c10"]
     assert len(made) == summary.made
-    assert {id for id, _ in refused} == {"c2", "chats-5", "c5", "c6", "c7", "c8"}
-    assert rows_of({"r": expected["rejected.jsonl"]}, "r")[1]["place"] == f"{chats}:5"
+    assert {id for id, _ in refused} == {"c2", "c3", "chats-6", "c6", "c7", "c8"}
+    assert rows_of({"r": expected["rejected.jsonl"]}, "r")[2]["place"] == f"{chats}:6"
     assert made[0]["provenance"] == {"source": "c0", "place": f"{chats}:1", "seed": 0, "engine": "tones"}
 
 
@@ -245,6 +245,17 @@ def test_crash_of_the_work_stops_the_job_and_keeps_whole_shards(tmp_path: Path, 
     run(chats, tmp_path / "out")  # without faults, as if they had been mended
     run(chats, tmp_path / "calm")
     assert tree(tmp_path / "out") == tree(tmp_path / "calm")
+
+
+def test_workers_see_gpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,9,2")
+    (tmp_path / "flags").mkdir()
+    chats = write_chats(tmp_path / "chats.jsonl", ["gpus meet", "gpus meet"])
+    shared = {"workers": 2, "rows_per_shard": 1}
+    run(chats, tmp_path / "out", tmp_path / "flags", gpus_per_worker=2, **shared)
+    assert {row["gpus"] for row in rows_of(tree(tmp_path / "out"), "/manifest.jsonl")} == {"4,7", "9,2"}
+    with pytest.raises(ConfigError, match=r"too few GPUs.*found '4,7,9,2'; expected 6"):
+        run(chats, tmp_path / "few", tmp_path / "flags", gpus_per_worker=3, **shared)
 
 
 def test_other_settings_in_the_same_folder_are_refused(chats: Path, tmp_path: Path) -> None:
