@@ -50,7 +50,7 @@ def test_a_finding_reads_as_file_line_and_values(tmp_path):
     (part,) = [part for part in parts_of(tmp_path / "blend.yaml") if part.source.name == "asr"]
     _, findings, _ = Checker(make_encoder()).check(part.source, line - 1, Limits())
     (said,) = map(str, findings)
-    assert said.startswith(f"{tmp_path}/speech.jsonl:{line}: error: audio is shorter than its manifest says: ")
+    assert said.startswith(f"{tmp_path}/speech.jsonl:{line}: error in asr: audio is shorter than its manifest says: ")
     assert "found '0.400 s from 0.000 s on'; expected 3.000 s" in said
 
 
@@ -176,4 +176,4 @@ def test_findings_of_a_control_token_need_the_tokenizer(tmp_path):
 
 
 def test_a_finding_without_values_says_its_problem():
-    assert str(Finding("warning", "a", "f.jsonl", 3, "audio is silent")) == "f.jsonl:3: warning: audio is silent"
+    assert str(Finding("warning", "a", "f.jsonl", 3, "audio is silent")) == "f.jsonl:3: warning in a: audio is silent"

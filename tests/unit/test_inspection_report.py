@@ -91,8 +91,8 @@ def test_bad_rows_are_told_and_end_with_1(tmp_path):
     errors = sum(f["level"] == "error" for f in findings)
     assert (found["errors"], found["warnings"]) == (errors, len(findings) - errors)
     assert f"{errors} of them bad" in result.output
-    assert f"error: {tmp_path}/speech.jsonl".replace("error: ", "") in result.output
-    assert f"{tmp_path}/chats.jsonl:13: error: conversation has no final answer" in result.output
+    assert "error: line is not JSON (rows: 2)" in result.output
+    assert f"{tmp_path}/chats.jsonl:13: error in chats: conversation has no final answer" in result.output
     page = Page(paths[0].read_text())
     assert "audio file is missing" in page.text
     assert f"{tmp_path}/speech.jsonl:" in page.text
@@ -105,7 +105,8 @@ def test_warnings_alone_end_with_0(tmp_path):
     result = run("--input", blend, "--draws", 100)
     assert result.exit_code == 0
     assert (
-        f"{tmp_path}/chats.jsonl:1: warning: text holds another model's placeholder for audio: <audio>" in result.output
+        f"{tmp_path}/chats.jsonl:1: warning in chats: text holds another model's placeholder for audio: <audio>"
+        in result.output
     )
 
 

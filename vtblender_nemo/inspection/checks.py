@@ -51,7 +51,7 @@ class Finding:
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.level}: {self.detail or self.problem}"
+        return f"{self.path}:{self.line}: {self.level} in {self.source}: {self.detail or self.problem}"
 
 
 @dataclass(frozen=True)

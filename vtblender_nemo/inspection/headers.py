@@ -35,15 +35,15 @@ def read_header(path: str, member: Member | None = None) -> Header:
     if member is None and not Path(path).is_file():
         raise AudioError("audio file is missing", path=path)
     try:
+        with sf.SoundFile(path if member is None else _Span(path, member)) as file:
+            return Header(file.samplerate, file.channels, file.frames / file.samplerate)
+    except sf.LibsndfileError as error:  # perhaps a format that only Lhotse's other backends read
         try:
-            with sf.SoundFile(path if member is None else _Span(path, member)) as file:
-                return Header(file.samplerate, file.channels, file.frames / file.samplerate)
-        except sf.LibsndfileError:  # a format that only Lhotse's other backends read
             said = info(Path(path) if member is None else io.BytesIO(read_span(path, member.start, member.size)))
             return Header(int(said.samplerate), said.channels, said.duration)
-    except Exception as error:  # every backend of Lhotse raises errors of its own
-        where = path if member is None else f"{path}/{member.name}"
-        raise AudioError(f"audio file cannot be opened ({first_line(error)})", path=where) from error
+        except Exception:  # every backend raises errors of its own; the first one's says it best
+            where = path if member is None else f"{path}/{member.name}"
+            raise AudioError(f"audio file cannot be opened ({first_line(error)})", path=where) from error
 
 
 class _Span(io.RawIOBase):

@@ -70,7 +70,7 @@ Only the first {{ inspection.options.max_rows | number }} rows of every source w
 <div class="cards">
   <div class="card {{ 'bad' if inspection.errors else 'good' }}"><b>{{ inspection.errors | number }}</b>bad rows</div>
   <div class="card"><b>{{ inspection.warnings | number }}</b>warnings</div>
-  <div class="card"><b>{{ totals.rows | number }}</b>rows to train on</div>
+  <div class="card"><b>{{ totals.rows | number }}</b>training rows</div>
   <div class="card"><b>{{ "%.1f" | format(totals.hours) }}</b>hours of audio</div>
   <div class="card"><b>{{ totals.text_tokens | number }}</b>text tokens</div>
   <div class="card"><b>{{ totals.target_tokens | number }}</b>tokens to learn</div>
@@ -87,7 +87,8 @@ Only the first {{ inspection.options.max_rows | number }} rows of every source w
 <details {% if loop.index <= 3 %}open{% endif %}>
 <summary>{{ "the first" if problem.count > problem.examples | length else "where" }}</summary>
 {% for finding in problem.examples %}
-<div class="place">{{ finding.path }}:{{ finding.line }}: {{ finding.detail or finding.problem }}</div>
+<div class="place">{{ finding.path }}:{{ finding.line }}: in {{ finding.source }}:
+{{ finding.detail or finding.problem }}</div>
 {% endfor %}</details></td>
 <td>{{ problem.count | number }}</td></tr>
 {% endfor %}

@@ -80,6 +80,8 @@ def _histograms(
     values = {name: own[own > 0] for name, own in values.items() if (own > 0).any()}
     if not values:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     end = float(np.quantile(np.concatenate(list(values.values())), MOST_SHOWN))
     figure, axes = _figure(NARROW, 2.9)
     edges = np.linspace(0, max(end, 1e-6), bins + 1)
@@ -87,20 +89,16 @@ def _histograms(
     axes.hist(shown, bins=edges.tolist(), stacked=True, color=[colors[name] for name in values], label=list(values))
     axes.set_xlabel(f"{label} (the last bar holds all above)", fontsize=9)
     axes.set_ylabel("rows", fontsize=9)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(_thousands)
     axes.set_xlim(0, edges[-1])
-    _legend(axes)
+    if len(values) > 1:
+        figure.legend(fontsize=8, frameon=False, ncols=4, loc="outside upper center")
     return figure
 
 
 def _thousands(value: float, _: float) -> str:
     return f"{value:,.0f}"
-
-
-def _legend(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1:
-        axes.legend(handles, labels, fontsize=8, frameon=False, loc="upper right")
 
 
 def _shares(plans: Plans, colors: Mapping[str, str]) -> Figure:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.files import write_json, write_text
-from vtblender_nemo.inspection.checks import Finding
 from vtblender_nemo.inspection.inspection import Inspection, Plans
 from vtblender_nemo.inspection.statistics import Share, histogram
 
 LISTED_FINDINGS = 1000
 """Findings that the JSON lists; `write_findings` lists all."""
-SCREEN_FINDINGS = 20
+SCREEN_EXAMPLES = 3
+"""Findings of the same words that the screen shows."""
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
@@ -121,13 +121,12 @@ def summary(inspection: Inspection) -> str:
 
 
 def _findings_text(inspection: Inspection) -> str:
-    lines = []
-    shown: list[Finding] = []
+    lines: list[str] = []
     for problem in inspection.problems:
-        lines.append(f"{problem.level}: {problem.problem}: {number(problem.count)} rows")
-        for finding in problem.examples[: max(0, SCREEN_FINDINGS - len(shown))]:
-            shown.append(finding)
-            lines.append(f"  {finding}")
+        lines.append(f"{problem.level}: {problem.problem} (rows: {number(problem.count)})")
+        lines += [f"  {finding}" for finding in problem.examples[:SCREEN_EXAMPLES]]
+        left = problem.count - len(problem.examples[:SCREEN_EXAMPLES])
+        lines += [f"  and {number(left)} more; --findings lists all"] if left else []
     return "\n".join(lines)
 
 

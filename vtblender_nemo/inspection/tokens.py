@@ -63,6 +63,10 @@ class EstimatedFormat:
         return -int(-size // BYTES_PER_TOKEN)
 
 
+_CACHED_TEXTS, _LONGEST_CACHED = 20_000, 400
+"""Texts and characters: wordings, and transcripts that several tasks share, come again and again."""
+
+
 class _FastTokenizer:
     """A Hugging Face tokenizer whose call goes straight to the Rust one, without offsets and masks that nobody reads.
 
@@ -72,13 +76,21 @@ class _FastTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
+        self._cache: dict[str, list[int]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
     def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        return {"input_ids": [encoding.ids for encoding in encodings]}
+        assert not add_special_tokens, "what is cached is without them"
+        new = [text for text in texts if text not in self._cache]
+        encodings = self._backend.encode_batch_fast(new, add_special_tokens=False) if new else []
+        ids = {text: encoding.ids for text, encoding in zip(new, encodings, strict=True)}
+        found = {"input_ids": [ids[text] if text in ids else self._cache[text] for text in texts]}
+        if len(self._cache) + len(ids) > _CACHED_TEXTS:
+            self._cache.clear()
+        self._cache.update((text, own) for text, own in ids.items() if len(text) <= _LONGEST_CACHED)
+        return found
 
 
 def open_format(llm: str | None, audio_locator_tag: str) -> tuple[TurnFormat, str]:
