@@ -238,6 +238,22 @@ def test_the_command_makes_rows_that_train_whatever_the_workers(tmp_path):
         assert len(samples) == pytest.approx(spoken[0]["duration"] * SAMPLE_RATE, abs=1)
         assert np.abs(samples).max() > 0.01
 
+    salm = nemo_conversations(tmp_path / "one")
+    assert [conversation.id for conversation in salm] == [row["id"] for row in rows]
+    for theirs, ours in zip(salm, read, strict=True):
+        (cut,) = [turn.cut for turn in theirs.turns if hasattr(turn, "cut")]
+        assert np.array_equal(cut.load_audio()[0], load_samples(ours.audios[0].cut, SAMPLE_RATE))
+
+
+def nemo_conversations(folder: Path) -> list:
+    """The rows as NeMo's own reader gives them to SALM."""
+    from nemo.collections.common.data.lhotse.text_adapters import NeMoMultimodalConversationJsonlAdapter
+
+    manifests, tars = (
+        [str(path) for path in sorted(folder.glob(f"*/{name}"))] for name in ("manifest.jsonl", "audio.tar")
+    )
+    return list(NeMoMultimodalConversationJsonlAdapter(manifests, "<audio>", tarred_audio_filepaths=tars))
+
 
 def conversations(input_cfg: Path) -> list:
     from vtblender_nemo.data.config import read_input_cfg

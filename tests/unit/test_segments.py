@@ -115,9 +115,17 @@ def test_sentences_are_found_where_they_stand(text, sentences):
     assert all(before[1] <= after[0] for before, after in pairwise(places))
 
 
-def test_sentences_of_other_languages_follow_their_abbreviations():
-    text = "Er kam z. B. am 3. Mai. Sie blieb."
-    assert [text[start:end] for start, end in split_sentences(text, "de")][-1] == "Sie blieb."
+@pytest.mark.parametrize(
+    ("language", "text", "first"),
+    [
+        ("de", "Er kam am 3. Mai. Sie blieb.", "Er kam am 3. Mai."),
+        ("es", "Vino la Sra. Ruiz. Bien.", "Vino la Sra. Ruiz."),
+    ],
+)
+def test_sentences_of_other_languages_follow_their_abbreviations(language, text, first):
+    (start, end), _ = split_sentences(text, language)
+    assert text[start:end] == first
+    assert len(split_sentences(text, "en")) == 3
 
 
 @pytest.mark.parametrize(

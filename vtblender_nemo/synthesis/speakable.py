@@ -22,8 +22,8 @@ class SpeakableConfig:
     it is installed where the job is started, else the second)."""
     scripts: list[str] = field(default_factory=lambda: ["LATIN"])
     """Alphabets that the voices read, as the first word of their letters' Unicode names: LATIN, CYRILLIC, GREEK, CJK, ..."""
-    max_characters: int = 1000
-    """Longest text of one speech segment; 1000 characters are about a minute."""
+    max_characters: int = 600
+    """Longest text of one speech segment; 600 characters are about the 40 s that the paper trains on at most."""
 
     def check(self, place: str) -> None:
         """

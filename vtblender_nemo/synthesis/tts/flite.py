@@ -21,7 +21,7 @@ from vtblender_nemo.synthesis.tts.base import (
 )
 from vtblender_nemo.synthesis.work import Refused
 
-_LONGEST_SECS = 120  # of one call; a text of 1000 characters takes about a second
+_LONGEST_SECS = 120  # of one call; a text of 600 characters takes about a second
 
 
 @dataclass
