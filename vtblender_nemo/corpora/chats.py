@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def prepare_chats(
     Args:
         inputs: JSONL, parquet, folders of them or that `datasets` saved, or `owner/name:split` of the Hugging Face hub; rows
             hold `messages`, ShareGPT's `conversations`, or `instruction` and `response`.
-        output_dir: gets `shard_000000/manifest.jsonl`, `input_cfg.yaml`, `LICENCE.txt`, `rejected.jsonl` and `summary.json`.
+        output_dir: gets `shard_000000/manifest.jsonl`, `input_cfg.yaml`, `LICENCE.txt`, `rejected.jsonl` and
+            `summary.json`; its name becomes the source's.
         options: seed, rows of a shard, workers.
         limit: most rows that are taken, from the first on.
 
@@ -93,6 +95,9 @@ def prepare_chats(
     if limit is not None and limit < 1:
         raise ConfigError("number out of range", value=limit, expected=">= 1", knob="--limit")
     rows = open_chats(inputs)
-    summary = synthesize(ChatRowsWork(), rows if limit is None else _First(rows, limit), output_dir, options)
+    named = replace(
+        options, entry={"name": Path(output_dir).resolve().name, **options.entry}
+    )  # sources need names to differ
+    summary = synthesize(ChatRowsWork(), rows if limit is None else _First(rows, limit), output_dir, named)
     write_text(_LICENCE.format(sources=", ".join(map(str, inputs))), output_dir / "LICENCE.txt")
     return summary
