@@ -27,6 +27,9 @@ ENGLISH = open_normalizer("num2words", "en")
         ("What does foo() return?", "code"),
         ("What is <b>bold</b>?", "code"),
         ("Is a == b?", "code"),
+        ("public static void main", "code"),
+        ("let total = a", "code"),
+        ("foo(1);", "code"),
         ("select name from users where id", "code"),
         ("See https://example.com/a for more.", "url"),
         ("See www.example.org now.", "url"),
@@ -64,6 +67,10 @@ def test_what_cannot_be_spoken_is_refused_by_its_reason(text, reason):
         "Crème brûlée, naïve, Zürich.",
         "Is it true that he and/or she came at 10:30?",
         "The first person to select a book from the shelf wins.",
+        "private schools are good; public transport is too;",
+        "let me (please) know.",
+        "Are you open 24/7, also on 12/25/2024?",
+        "Do I need an A+ grade to learn C++?",
     ],
 )
 def test_plain_questions_are_spoken(text):
@@ -110,6 +117,9 @@ def test_other_alphabets_are_spoken_where_they_are_configured():
         ("apples, pears, etc.", "apples, pears, et cetera."),
         ("No. 5 is alive. No. Never.", "number five is alive. No. Never."),
         ("and/or", "and or"),
+        ("1/2 a cup, 3/4 of it, 2/3, 24/7", "one half a cup, three quarters of it, two thirds, twenty four seven"),
+        ("on 12/25/2024", "on twelve twenty five twenty twenty four"),
+        ("C++ & A+", "C plus plus and A plus"),
     ],
 )
 def test_english_is_written_out(written, spoken):
@@ -127,6 +137,7 @@ def test_other_languages_get_their_own_numbers():
 def test_marks_of_layout_are_taken_out():
     assert plain_text("# Title\n* **bold** and _soft_\n1. “one”…").split("\n") == ["Title", "bold and soft", '"one"...']
     assert plain_text("two * three and snake_case_name") == "two * three and snake_case_name"
+    assert plain_text("_x_y stays") == "_x_y stays"
 
 
 def test_a_language_that_num2words_lacks_is_named():

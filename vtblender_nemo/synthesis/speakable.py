@@ -42,9 +42,10 @@ class SpeakableConfig:
 _CODE = re.compile(
     r"`|"
     r"^\s*(?:def\s+\w+\s*\(|class\s+\w+\s*[:({]|import\s+\w+$|from\s+\w+\s+import\s|#include\b|#!/|"
-    r"(?:public|private|static)\s+\w+\s|(?:const|let|var|int|float|double|void)\s+\w+\s*[=(;]|[$>]\s+\w+)|"
+    r"(?:(?:public|private|static)\s+)+(?:void|int|bool|boolean|class|final|float|double|String)\b|"
+    r"(?:const|let|var)\s+\w+\s*=|(?:int|float|double|void)\s+\w+\s*[=(;]|[$>]\s+\w+)|"
     r"(?i:\bselect\s.+\sfrom\s+\w+\s+(?:where|limit|order|group|join|;))|"
-    r"</?[A-Za-z][^<>]*>|\w\(\)|[{};]\s*$|[=!]=|[-=]>|\|\||&&|\b[a-z]+_\w+|\b\w+_[a-z]\w*",
+    r"</?[A-Za-z][^<>]*>|\w\(\)|[{}]\s*$|[)\]\"'];\s*$|[=!]=|[-=]>|\|\||&&|\b[a-z]+_\w+|\b\w+_[a-z]\w*",
     re.MULTILINE,
 )
 _URL = re.compile(
@@ -53,7 +54,7 @@ _URL = re.compile(
 )
 _MATHS = re.compile(
     r"\$[^$\n]*[\\^_={}][^$\n]*\$|\\[A-Za-z]+|\\[()\[\]]|\w\s*\^\s*[\w({-]|[=≤≥≠≈≡√∑∏∫∂∞π±×÷∈∉∀∃∪∩⊂→⇒⇔²³½¼¾]|"
-    r"\d\s*[*/+]\s*\d|\d\s+-\s+\d|\b[a-zA-Z]\s*[+*]\s*[a-zA-Z0-9]\b|\d\s*[<>]\s*\d"
+    r"\d\s*[*+]\s*\d|\d\s+/\s+\d|\d\s+-\s+\d|\b[a-zA-Z]\s*[+*]\s*[a-zA-Z0-9]\b|\d\s*[<>]\s*\d"
 )
 _SIGNS = (("code", _CODE), ("url", _URL), ("maths", _MATHS))
 

@@ -144,6 +144,13 @@ def _english(say: Say) -> Normalizer:
         said = say(match[1], "year")
         return f"{said[:-1]}ies" if said.endswith("y") else f"{said}s"
 
+    def fraction(match: re.Match[str]) -> str:
+        above, below = int(match[1]), int(match[2])
+        if not 0 < above < below <= 10:
+            return f"{match[1]} {match[2]}"  # 24/7, 9/11
+        part = {2: "half", 4: "quarter"}.get(below) or say(match[2], "ordinal")
+        return f"{say(match[1])} {part if above == 1 else f'{part}s'}"
+
     rules: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         (rf"(?<![\w.])-(?={_NUMBER})", lambda match: "minus "),
         (r"(?P<sign>[$€£])\s?(?P<amount>" + _NUMBER + r")(?:\s(?P<scale>thousand|million|billion|trillion)\b)?", money),
@@ -153,6 +160,8 @@ def _english(say: Say) -> Normalizer:
         (rf"(?P<number>{_NUMBER})\s?°\s?F\b", lambda match: f"{number(match['number'])} degrees Fahrenheit"),
         (r"\b(\d+)(?:st|nd|rd|th)\b", lambda match: say(match[1], "ordinal")),
         (r"\b(1[1-9]\d0|20\d0)s\b", decade),
+        (r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])", fraction),
+        (r"(?<=\d)/(?=\d)", lambda match: " "),  # dates
         (r"#(?=\d)", lambda match: "number "),
         (r"(?<=\d)-(?=\d)", lambda match: " to "),
         (r"(?<![\d.,])(1[1-9]\d\d|20\d\d)(?![\d,]|\.\d)", lambda match: say(match[1], "year")),
