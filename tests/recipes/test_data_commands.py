@@ -1,0 +1,100 @@
+"""From folders of recordings and chats to a training, by the commands of `examples/` alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helpers.chat_server import ChatServer
+from tests.helpers.corpora import noise, write_audio, write_lines
+from vtblender_nemo import VTBlenderModel
+from vtblender_nemo.experiments.main_job import Clock, train
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+SENTENCES = [
+    "THE KING BOUGHT {} RED BOATS IN THE OLD TOWN",
+    "ON MONDAY THE DOCTOR SOLD {} GREEN LAMPS AT NOON",
+    "MY SISTER FOUND {} SMALL KEYS BEHIND THE BLUE DOOR",
+]
+NUMBERS = ["TWO", "THREE", "FOUR", "FIVE"]
+
+
+def command(script: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script of `examples/`; its exit code has to be 0."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def librispeech(root: Path) -> None:
+    """LibriSpeech's layout: one speaker and chapter, twelve utterances of noise."""
+    texts = [sentence.format(number) for sentence in SENTENCES for number in NUMBERS]
+    chapter = root / "train-clean-5" / "19" / "198"
+    write_lines(chapter / "19-198.trans.txt", [f"19-198-{row:04} {text}" for row, text in enumerate(texts)])
+    for row in range(len(texts)):
+        write_audio(chapter / f"19-198-{row:04}.flac", noise(row, 1.0 + 0.1 * row))
+
+
+def ask_about(request: dict[str, Any]) -> str:
+    """Plays the LLM: asks how many, which the prompt's transcript tells."""
+    prompt = request["messages"][-1]["content"].upper()
+    number = next(number for number in NUMBERS if f" {number} " in prompt)
+    return json.dumps({"pairs": [{"question": "How many things are named?", "answer": number.lower()}]})
+
+
+def test_four_commands_make_a_blend_that_is_clean_and_trains(tmp_path: Path, make_config: Any) -> None:
+    librispeech(tmp_path / "LibriSpeech")
+    chats = [
+        {
+            "id": f"c{number}",
+            "messages": [
+                {"role": "user", "content": f"I have {number} apples. My friend takes one. How many are left?"},
+                {"role": "assistant", "content": f"You have {number - 1} left."},
+            ],
+        }
+        for number in range(3, 9)
+    ]
+    write_lines(tmp_path / "chats" / "chats.jsonl", [json.dumps(chat) for chat in chats])
+    made = {name: tmp_path / "data" / name for name in ("asr", "text", "sqa", "mixed")}
+
+    command(
+        "prepare_corpus.py", "--corpus=librispeech", "--input", tmp_path / "LibriSpeech", "--output-dir", made["asr"]
+    )
+    command("prepare_corpus.py", "--corpus=chats", "--input", tmp_path / "chats", "--output-dir", made["text"])
+    (recordings,) = yaml.safe_load((made["asr"] / "input_cfg.yaml").read_text())
+    with ChatServer(ask_about) as server:
+        command(
+            "synthesize_sqa.py",
+            *("--input", made["asr"] / recordings["manifest_filepath"]),
+            *("--tar", made["asr"] / recordings["tarred_audio_filepaths"]),
+            *("--output-dir", made["sqa"], "--model", "m", "--base-url", server.url),
+            OPENAI_API_KEY="none",
+        )
+    command("synthesize_mixed_modal.py", "--input", tmp_path / "chats/chats.jsonl", "--output-dir", made["mixed"])
+
+    entries = [option for folder in made.values() for option in ("--input", folder / "input_cfg.yaml")]
+    seen = command("inspect_blend.py", *entries, "--audio=decode", "--json", tmp_path / "blend.json")
+    assert json.loads((tmp_path / "blend.json").read_text()), seen.stdout
+    blend = [{"type": "group", "weight": 1, "input_cfg": str(folder / "input_cfg.yaml")} for folder in made.values()]
+    cfg = make_config()
+    cfg.data.train_ds.input_cfg = blend
+    path = train(cfg, Clock(tmp_path / "seconds.json"))
+    assert VTBlenderModel.restore_from(path)
+    shares = json.loads((Path(cfg.output_dir) / "facts.json").read_text())["sources"]
+    assert len(shares) == 4
+    assert all(share["weight"] == pytest.approx(0.25) for share in shares.values())
+    assert not (Path(cfg.output_dir) / "skipped.jsonl").exists()
