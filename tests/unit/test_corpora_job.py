@@ -33,6 +33,7 @@ def test_text_duration_and_samples_come_back(tmp_path, format):
     samples = librispeech(tmp_path / "corpus")
     report = prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options(format=format, rows_per_shard=2))
     assert (report.rows, report.refused) == (6, {})
+    assert [path.name for path in report.configs] == ["input_cfg.yaml", "input_cfg.dev-clean-2.yaml"]
     rows = read_back(tmp_path / "out/input_cfg.yaml")
     assert set(rows) == {f"librispeech_en_train-clean-5_asr/{id}" for id in samples if id.startswith("100")}
     rows |= read_back(tmp_path / "out/input_cfg.dev-clean-2.yaml")

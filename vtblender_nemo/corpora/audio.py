@@ -73,7 +73,7 @@ def _ready_flac(path: str, rate: int) -> tuple[bytes, int] | None:
         same = (file.format, file.subtype, file.channels, file.samplerate) == ("FLAC", "PCM_16", 1, rate)
         if not same or file.frames < _SHORTEST_SECS * rate:
             return None
-        samples = _read(file, path, file.frames, "int16")
+        samples = _read(file, path, file.frames)
     return Path(path).read_bytes(), len(samples)
 
 
@@ -87,9 +87,7 @@ def _part(path: str, rate: int, offset_secs: float | None, duration_secs: float 
     with _open(path) as file:
         start, count = _span(path, file.frames, file.samplerate, offset_secs, duration_secs)
         file.seek(start)
-        exact = file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == rate
-        wave = _read(file, path, count, "int16" if exact else "float32")
-        return wave if exact else _mono16(wave, path, file.samplerate, rate)
+        return _mono16(_read(file, path, count), path, file.samplerate, rate)
 
 
 def _check_there(path: str) -> None:
@@ -105,10 +103,10 @@ def _open(path: str) -> sf.SoundFile:
         raise UnusableAudioError(f"audio file cannot be opened ({error})", path=path) from error
 
 
-def _read(file: sf.SoundFile, path: str, count: int, dtype: str) -> np.ndarray:
-    """Exactly `count` samples, (S,) or (S, C), or fewer by what codecs may pad."""
+def _read(file: sf.SoundFile, path: str, count: int) -> np.ndarray:
+    """Exactly `count` samples, float32 (S,) or (S, C), or fewer by what codecs may pad; 16 bits are kept."""
     try:
-        wave = file.read(count, dtype=dtype)
+        wave = file.read(count, dtype="float32")
     except sf.SoundFileError as error:
         raise UnusableAudioError(f"audio file cannot be decoded ({error})", path=path) from error
     if count - len(wave) > _TOLERANCE_SECS * file.samplerate:
