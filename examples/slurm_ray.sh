@@ -25,6 +25,9 @@ fi
 # module load ... ; source .venv/bin/activate        # only if the environment is not active when the job is submitted
 
 export RAY_USAGE_STATS_ENABLED=0            # Ray tells nobody that it runs
+export RAY_AUTH_MODE=token                  # whoever reaches a Ray cluster without one can run code on it
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+export RAY_AUTH_TOKEN                       # of this job alone; srun hands it to the other nodes
 export RAY_TMPDIR=${RAY_TMPDIR:-/tmp}       # sockets: a short path on the node's own disk
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # one worker per CPU: threads inside of each would only wait for each other
 
@@ -32,7 +35,7 @@ cpus=${SLURM_CPUS_ON_NODE:?this script is for sbatch}
 gpus=${SLURM_GPUS_ON_NODE:-0}
 nodes=$SLURM_JOB_NUM_NODES
 object_store=100000000 # bytes; rows and audio do not pass through it
-port=$((10000 + SLURM_JOB_ID % 20000)) # jobs that share a node do not meet
+port=$((20000 + SLURM_JOB_ID % 10000)) # above the ports of Ray's workers; jobs that share a node do not meet
 
 # The head runs on the node that runs this script; its address is the one by which the other nodes reach it.
 head_node=$(hostname)
@@ -52,8 +55,13 @@ ray_start --nodes=1 --nodelist="$head_node" -- \
 trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 
 # `ray status` fails until the head answers.
-for _ in $(seq 60); do ray status >/dev/null 2>&1 && break; sleep 2; done
-ray status >/dev/null || { echo "error: Ray's head did not start on $head_node within two minutes" >&2; exit 1; }
+until ray status >/dev/null 2>&1; do
+  if [ -z "$(jobs -r -p)" ]; then
+    echo "error: Ray's head could not be started on $head_node: its words are above" >&2
+    exit 1
+  fi
+  sleep 2
+done
 if [ "$nodes" -gt 1 ]; then
   ray_start --nodes=$((nodes - 1)) --exclude="$head_node" -- --address="$RAY_ADDRESS"
 fi

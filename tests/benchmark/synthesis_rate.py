@@ -74,7 +74,8 @@ def main(
     work_cpu = _cpu_secs() - cpu - 2 * read_cpu  # `synthesize` checks the ids again
     print(f"opened and ids checked: {rows / read_secs:,.0f} rows/s, {rows / read_cpu:,.0f} a CPU second")
     print(f"{workers} workers ({launcher.value}), their start included: {summary.rows_per_sec:,.0f} rows/s")
-    print(f"worked on: {rows / work_cpu:,.0f} rows a CPU second of all processes")
+    if launcher is LauncherKind.local:  # actors are no children of this process
+        print(f"worked on: {rows / work_cpu:,.0f} rows a CPU second of all processes")
     print(f"peak memory of the main process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 

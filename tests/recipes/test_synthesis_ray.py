@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Before Ray is imported, which reads them once: it tells nobody of itself, and leaves no token in the home folder.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 
 from tests.helpers.synthesis_works import Tones, run, tree, write_chats
 from vtblender_nemo.synthesis.inputs import open_chats
@@ -20,13 +24,17 @@ ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
 
 
+@pytest.fixture(autouse=True)
+def _python_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers find the works of the tests."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two nodes with one CPU each, of this machine."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where workers find the works of the tests
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     cluster.add_node(**NODE)
     cluster.wait_for_nodes()
@@ -38,18 +46,21 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def test_worker_killed_in_mid_run(cluster: Any, tmp_path: Path) -> None:
-    (tmp_path / "flags").mkdir()
+def test_worker_killed_in_mid_run(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are relative to where the command runs, which is not where the cluster was started."""
+    monkeypatch.chdir(tmp_path)
+    calm, killed, flags = Path("calm"), Path("ray"), Path("flags")
+    flags.mkdir()
     texts = ["a", "b", "c", "d", "e kill-worker", "f", "unusable g", "refuse h", "i", "j"]
-    chats = write_chats(tmp_path / "chats.jsonl", texts)
-    run(chats, tmp_path / "calm")
-    run(chats, tmp_path / "ray", tmp_path / "flags", launcher="ray", workers=2)
-    assert (tmp_path / "flags" / "kill-worker").exists()
-    assert tree(tmp_path / "ray") == tree(tmp_path / "calm")
+    chats = write_chats(Path("chats.jsonl"), texts)
+    run(chats, calm)
+    run(chats, killed, flags, launcher="ray", workers=2)
+    assert (flags / "kill-worker").exists()
+    assert tree(killed) == tree(calm)
 
-    crash = write_chats(tmp_path / "crash.jsonl", ["a crash"])
-    with pytest.raises(ZeroDivisionError, match="a crash"):  # the work's own error, not Ray's
-        run(crash, tmp_path / "crash", tmp_path / "flags", launcher="ray", workers=2)
+    crash = write_chats(Path("crash.jsonl"), ["a crash"])
+    with pytest.raises(ZeroDivisionError, match="a crash"):
+        run(crash, Path("crash"), flags, launcher="ray", workers=2)
 
 
 def test_node_lost_in_mid_run(cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -75,7 +86,6 @@ def test_node_lost_in_mid_run(cluster: Any, tmp_path: Path, caplog: pytest.LogCa
 
 def test_ray_on_one_machine_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     chats = write_chats(tmp_path / "chats.jsonl", ["a", "b", "c", "d"])
     run(chats, tmp_path / "calm")
     run(chats, tmp_path / "ray", launcher="ray", workers=2)

@@ -117,16 +117,28 @@ def test_slurm_script_starts_ray_on_all_nodes_and_runs_the_command(tmp_path: Pat
         [SCRIPT, "work", "--workers", "2 2"], env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 3, done.stderr  # the command's own
-    assert done.stdout == "address 10.0.0.1:15001 usage 0\n"
+    assert done.stdout == "address 10.0.0.1:25001 usage 0\n"
     calls = (tmp_path / "calls").read_text().splitlines()
     assert "work --workers 2 2" in calls
     starts = [call for call in calls if call.startswith("ray start")]
     assert all("--num-cpus=8 --num-gpus=2" in call and "--disable-usage-stats" in call for call in starts)
-    assert sum("--head --node-ip-address=10.0.0.1 --port=15001" in call for call in starts) == 1
+    assert sum("--head --node-ip-address=10.0.0.1 --port=25001" in call for call in starts) == 1
     steps = [call for call in calls if call.startswith("srun") and "ray start" in call]
     assert sum("--nodelist=node1" in call for call in steps) == 1
-    joined = [call for call in steps if "--exclude=node1" in call and "--address=10.0.0.1:15001" in call]
+    joined = [call for call in steps if "--exclude=node1" in call and "--address=10.0.0.1:25001" in call]
     assert [f"--nodes={nodes - 1} " in call for call in joined] == [True] * (nodes > 1)
+
+
+def test_slurm_script_ends_when_ray_cannot_be_started(tmp_path: Path) -> None:
+    play(tmp_path, "srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
+    play(tmp_path, "hostname", "echo 10.0.0.1")
+    play(tmp_path, "ray", "exit 1")
+    slurm = {"SLURM_CPUS_ON_NODE": "8", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "1"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm}
+    done = subprocess.run([SCRIPT, "echo", "done"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Ray's head could not be started on 10.0.0.1" in done.stderr
+    assert "done" not in done.stdout
 
 
 def test_slurm_script_without_a_command() -> None:
