@@ -19,6 +19,7 @@ from tests.helpers import models, tts_models
 from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.synthesis.asr_gate import GateConfig, open_gate
+from vtblender_nemo.synthesis.espeak import Voice, synthesize
 from vtblender_nemo.synthesis.speakable import SpeakableConfig, speakable
 from vtblender_nemo.synthesis.text_normalization import open_normalizer
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechRequest
@@ -171,6 +172,53 @@ def test_a_small_canary_listens(tmp_path):
     assert all(isinstance(one.text, str) and one.wer > 0.3 for one in heard)
 
 
+GREETING, QUESTION = "Good morning to you.", "Where can I buy bread?"
+
+
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory) -> Path:
+    """A small Conformer with CTC that has learned two sentences of two voices by heart."""
+    models.quiet()
+    torch.manual_seed(0)
+    model = tts_models.build_recogniser()
+    spoken = [(text, synthesize(text, voice)[0]) for text in (GREETING, QUESTION) for voice in VOICES]
+    tts_models.teach(model, [samples for _, samples in spoken], [text.lower().strip(".?") for text, _ in spoken])
+    path = tmp_path_factory.mktemp("recogniser") / "recogniser.nemo"
+    model.save_to(str(path))
+    return path
+
+
+VOICES = [Voice("en-us", "m3"), Voice("en-gb", "f2")]
+
+
+def test_a_recogniser_passes_what_it_hears_and_refuses_the_rest(recogniser):
+    gate = open_gate(GateConfig(str(recogniser), device="cpu"), "en")
+    right = [synthesize(text, VOICES[0])[0] for text in (GREETING, QUESTION)]
+    assert [one.wer for one in gate.hear(right, [GREETING, QUESTION])] == [0.0, 0.0]
+    assert all(one.wer > 0.5 for one in gate.hear(right, [QUESTION, GREETING]))
+
+
+def test_the_command_listens_to_what_it_made(recogniser, tmp_path):
+    """The recogniser never heard the third sentence."""
+    texts = [GREETING, QUESTION, "Solve it by Friday."]
+    rows = [{"id": f"c{number}", "instruction": text, "response": "Gladly."} for number, text in enumerate(texts)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "engines": [
+            {"type": "espeak", "accents": ["en-us"], "variants": ["m3"], "rate_wpm": [175, 175], "pitch": [50, 50]}
+        ],
+        "gate": {"model": str(recogniser), "max_wer": 0.2, "device": "cpu"},
+    }
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    chats, out, config = (str(tmp_path / name) for name in ("chats.jsonl", "out", "settings.yaml"))
+    done = run("--input", chats, "--output-dir", out, "--config", config)
+    assert done.returncode == 0, done.stderr
+    made = [json.loads(line) for line in (tmp_path / "out/shard_000000/manifest.jsonl").open()]
+    assert [(row["provenance"]["source"], row["provenance"]["wer"]) for row in made] == [("c0", 0.0), ("c1", 0.0)]
+    (refused,) = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").open()]
+    assert (refused["id"], refused["reason"]) == ("c2", "asr_wer")
+
+
 def test_nemos_grammars_write_text_out_for_speaking():
     pytest.importorskip("nemo_text_processing", reason="pip install 'vtblender_nemo[tts]'")
     normalize = open_normalizer("nemo", "en")
@@ -299,7 +347,6 @@ def test_loaded_samples_are_those_that_were_spoken(tmp_path):
     """A spoken text comes back from the tar as the engine gave it, to 16 bits."""
     from vtblender_nemo.data.lazy_audio import lazy_cut
     from vtblender_nemo.data.rows import TarFile
-    from vtblender_nemo.synthesis.espeak import Voice, synthesize
 
     text = "Good morning."
     chat = {"id": "c", "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Hello."}]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from tests.helpers.tokenizer import make_tokenizer
 from vtblender_nemo.common.errors import ConfigError
@@ -66,8 +67,11 @@ def test_limits_are_those_of_the_paper_and_exclusive():
 
 def test_tokens_of_a_tokenizer_are_counted_without_special_ones(tmp_path):
     tokenizer = make_tokenizer()
+    bos = ("<bos>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[bos])
     tokenizer.save_pretrained(tmp_path)
-    assert open_counter(str(tmp_path))("hello") == len(tokenizer.encode("hello", add_special_tokens=False))
+    assert len(tokenizer("hello")["input_ids"]) == 6
+    assert open_counter(str(tmp_path))("hello") == 5
     with pytest.raises(ConfigError, match="tokenizer"):
         open_counter(str(tmp_path / "none"))
 

@@ -263,7 +263,7 @@ class MixedModalWorker:
             if isinstance(worst, Refused):
                 continue
             if one.wer > self._gate.config.max_wer:
-                found[id] = Refused("asr_wer", f"WER {one.wer:.2f}: {text!r} was heard as {one.text!r}")
+                found[id] = Refused("asr_wer", f"WER {one.wer:.2f}: {text!r} was heard as {one.text[:200]!r}")
             else:
                 found[id] = max(worst, one.wer)
         return found
