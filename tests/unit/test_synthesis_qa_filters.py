@@ -103,6 +103,7 @@ def test_share_of_words_is_weighted_by_length():
         ("cat", "catalogue", False),
         ("1998", "1999", False),
         ("19", "195", False),
+        ("19850", "1985", False),
     ],
 )
 def test_inflections_are_one_word(first, second, same):
@@ -127,6 +128,8 @@ def test_numbers_and_scripts_become_words():
         ("Yes.", "Yes, at nine.", True),
         ("Yes.", "No.", False),
         ("No.", "In Rome.", False),
+        ("Yes, in Rome.", "In Rome.", True),
+        ("Yes, in Rome.", "No, in Rome.", False),
         ("twelve", "12", True),
         ("the red house by the river", "a house on a hill", False),
         ("the old house", "an old red house", True),

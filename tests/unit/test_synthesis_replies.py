@@ -17,6 +17,7 @@ READABLE = {
     "a list": '[{"question": "Where is Anna?", "answer": "In Rome."}]',
     "one pair where a list belongs": '{"pairs": {"question": "Where is Anna?", "answer": "In Rome."}}',
     "another name of the list": '{"questions": [{"question": "Where is Anna?", "answer": "In Rome."}]}',
+    "a list beside other fields": '{"topic": "Anna", "items": [{"question": "Where is Anna?", "answer": "In Rome."}]}',
     "other case": '{"Question": "Where is Anna?", "ANSWER ": "In Rome."}',
     "a code fence": '```json\n{"question": "Where is Anna?", "answer": "In Rome."}\n```',
     "prose around": 'Sure! Here it is: {"question": "Where is Anna?", "answer": "In Rome."} Hope this helps.',
@@ -35,7 +36,20 @@ def test_pairs_are_read_however_they_are_written(name):
 
 
 NOTHING = [
-    *("none", "None.", '"none"', "```\nnone\n```", "null", "{}", "[]", "", "<think>hm", "hm</think>none"),
+    *(
+        "none",
+        "None.",
+        '"none"',
+        "```\nnone\n```",
+        "null",
+        "{}",
+        "{ }",
+        "[]",
+        "",
+        "```json\nnone\n```",
+        "<think>hm",
+        "hm</think>none",
+    ),
     *('{"pairs": []}', '{"pairs": null}', '{"pairs": "none"}', '{"question": "none", "answer": "none"}'),
     '{"pairs": [{"question": null, "answer": null}]}',
 ]
@@ -53,7 +67,12 @@ def test_none_is_told_from_faults(reply):
     [
         ("I cannot help with that.", "reply_not_json"),
         ('{"title": "x", "body": "y"}', "reply_without_pairs"),
+        ("{{{", "reply_not_json"),
         ("17", "reply_without_pairs"),
+        (
+            '{"who": [{"question": "Q?", "answer": "A"}], "where": [{"question": "Q?", "answer": "A"}]}',
+            "reply_without_pairs",
+        ),
         ('[{"question": "Where is Anna?"}]', "pair_incomplete"),
         ('{"question": "Where is Anna?", "answer": ""}', "pair_incomplete"),
         ('{"question": "Where is Anna?", "answer": ["Rome"]}', "pair_incomplete"),
@@ -91,6 +110,10 @@ def test_numbers_are_answers():
         ("In Rome.", "In Rome."),
         ('{"answer": "In Rome."', "In Rome."),
         ('{"answer": 4}', "4"),
+        ('{"answer": true}', "yes"),
+        ('{"answer": false}', "no"),
+        ('{"answer": ["Rome"]}', '{"answer": ["Rome"]}'),
+        ('{"reply": "Rome"}', None),
         ('{"answer": "none"}', None),
         ('{"answer": "None."}', None),
         ('{"answer": null}', None),
@@ -136,9 +159,12 @@ def test_no_text_raises_and_all_that_comes_out_can_be_written(reply):
     assert answer is None or answer.encode()
 
 
-@pytest.mark.parametrize("opening", ["[", '{"a":', "[{", "("])
-def test_deep_nesting_does_not_raise(opening):
-    reply = opening * 3000
+@pytest.mark.parametrize("depth", [900, 3000])
+@pytest.mark.parametrize(
+    ("opening", "closing"), [("[", ""), ("[", "]"), ('{"a":', ""), ('{"a":', "1" + "}"), ("[{", ""), ("(", "")]
+)
+def test_deep_nesting_does_not_raise(opening, closing, depth):
+    reply = opening * depth + closing[:-1] + closing[-1:] * depth
     assert all(isinstance(one, Refused) for one in parse_pairs(reply, 1))
     parse_answer(reply)
 

@@ -151,15 +151,19 @@ def test_what_is_drawn_follows_from_the_row_alone():
 
 
 def test_kinds_stand_in_the_prompt_in_their_order():
+    (message,) = PROMPTS.ask(SHOP, ("place", None, "person"), "en", answerable=True, across=False)
+    wish = [line for line in message["content"].splitlines() if line.startswith("  ")]
+    assert wish == [f"  1. {PROMPTS.kinds['place']}", f"  3. {PROMPTS.kinds['person']}"]
+    assert "3 different questions" in message["content"]
+
+
+def test_drawn_kinds_are_asked_for_and_kept_with_their_questions():
     asked = []
-    kinds = {"person": 1.0, "place": 1.0}
     reply = pairs(("Who?", "Anna"), ("Where?", "Rome"), ("Where?", "Bonn"))
-    scripted = work(lambda prompt: asked.append(prompt) or reply, questions=3, kinds=kinds)
-    (found,) = scripted.open()([row(SHOP)])
-    drawn = [one.row["question_kind"] for one in found]
-    for number, kind in enumerate(drawn, start=1):
-        assert f"{number}. {PROMPTS.kinds[kind]}" in asked[0]
-    assert "3 different questions" in asked[0]
+    options = {"questions": 3, "kinds": {"person": 1.0, "place": 1.0}}
+    (found,) = work(lambda prompt: asked.append(prompt) or reply, **options).open()([row(SHOP)])
+    for number, one in enumerate(found, start=1):
+        assert f"{number}. {PROMPTS.kinds[one.row['question_kind']]}" in asked[0]
 
 
 def test_fewer_questions_than_asked_do_not_tell_their_kind():

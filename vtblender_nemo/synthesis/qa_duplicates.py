@@ -107,7 +107,7 @@ def drop_duplicates(output_dir: Path, summary: Summary, limits: DuplicateLimits)
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", newline="\n") as file:  # texts may hold other ends of lines
+    with path.open(encoding="utf-8") as file:  # not `splitlines`: texts may hold the ends of lines that Unicode knows
         yield from file
 
 

@@ -234,12 +234,16 @@ def make_filters(options: FilterOptions, client: LLMClient, prompts: QaPrompts) 
 
 def alike(first: str, second: str, language: str, min_agreement: float) -> bool:
     """Whether two answers say the same; a yes is like any yes, whatever follows it."""
-    openings = [words(text, language)[:1] for text in (first, second)]
-    for said in (_YES, _NO):
-        opens = [bool(opening) and opening[0] in said for opening in openings]
-        if any(opens):
-            return all(opens)
+    openings = [_opening(text, language) for text in (first, second)]
+    if all(openings):
+        return openings[0] == openings[1]
     return agreement(first, second, language) >= min_agreement
+
+
+def _opening(answer: str, language: str) -> str | None:
+    """Whether an answer begins with a yes or a no."""
+    word = next(iter(words(answer, language)), "")
+    return "yes" if word in _YES else "no" if word in _NO else None
 
 
 def identify_language(text: str) -> tuple[str, float]:

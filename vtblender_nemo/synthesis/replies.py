@@ -73,10 +73,13 @@ def parse_pairs(reply: str, most: int) -> list[Pair | Refused]:
         return [value]
     if _is_nothing(value):
         return [Refused("no_question", clean(reply))]
-    items = _items(value)
+    try:
+        items = _items(value)
+        pairs = [_pair(item) for item in items or []]
+    except RecursionError:  # Pythons differ in how deep a value they parse
+        items = None
     if items is None:
         return [Refused("reply_without_pairs", clean(reply))]
-    pairs = [_pair(item) for item in items]
     surplus: list[Pair | Refused] = [Refused("surplus_pair", str(pair)) for pair in pairs[most:]]
     return [*pairs[:most], *surplus] or [Refused("no_question", clean(reply))]
 
@@ -87,7 +90,9 @@ def parse_answer(reply: str) -> str | None:
     value = _load(text) if "{" in text else text
     if isinstance(value, Mapping):
         value = _lowered(value).get("answer")
-    if isinstance(value, Refused | Mapping | Sequence) and not isinstance(value, str):
+    if isinstance(value, bool):  # a yes/no question, answered as JSON can
+        return "yes" if value else "no"
+    if not isinstance(value, str | int | float | None):
         value = text
     answer = _as_text(value)
     return None if answer is None or _is_nothing(answer) else answer
@@ -138,9 +143,10 @@ def _items(value: Any) -> list[Any] | None:
         fields = _lowered(value)
         if "question" in fields:
             return [value]
-        if "pairs" not in fields and len(fields) != 1:
+        lists = [one for one in fields.values() if isinstance(one, Mapping | list)] or list(fields.values())
+        if "pairs" not in fields and len(lists) != 1:
             return None
-        inner = fields.get("pairs", next(iter(fields.values())))
+        inner = fields.get("pairs", lists[0])
         return [] if _is_nothing(inner) else _items(inner)
     return value if isinstance(value, list) else None
 
