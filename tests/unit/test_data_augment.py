@@ -169,8 +169,8 @@ def test_a_telephone_passes_its_band_alone(rate):
     assert band_db(plain, 4000, 8000) - band_db(out, 4000, 8000) > 30
     assert band_db(plain, 50, 150) - band_db(out, 50, 150) > 20
     assert band_db(out, 900, 1100) == pytest.approx(band_db(plain, 900, 1100), abs=1.0)
-    levels = len(np.unique(TelephoneLine()(tone(1.0, 1000)[None], 8000)))
-    assert levels <= 255, "8 bits"
+    levels = len(np.unique(TelephoneLine()(hiss(1.0, 8000)[None], 8000)))
+    assert 100 < levels <= 255, "8 bits"
 
 
 def test_noise_goes_through_the_line_too(tmp_path):
@@ -214,9 +214,9 @@ def test_the_share_is_the_probability_and_effects_are_drawn_apart():
     assert line == pytest.approx(0.3, abs=0.05)  # 5 standard deviations
     assert speed == pytest.approx(0.5, abs=0.056)
     assert both == pytest.approx(0.15, abs=0.04)
-    alone = [augmenter(speed={"prob": 0.5})(conversation, random.Random(seed)).custom for seed in range(200)]
+    alone = [augmenter(telephone={"prob": 0.3})(conversation, random.Random(seed)).custom for seed in range(200)]
     for one, other in zip(drawn, alone, strict=False):
-        assert one.get("speed") == other.get("augment", {}).get("speed"), "another effect changes nothing of it"
+        assert ("telephone" in one) == ("augment" in other), "an effect before it changes nothing of it"
 
 
 def test_text_alone_stays_as_it_is():

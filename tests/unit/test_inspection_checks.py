@@ -11,7 +11,7 @@ from tests.helpers.blends import spoil, write_blend
 from tests.helpers.corpus import FRAME_SECS, LOCATOR, RATE, chat_rows, make_encoder, write_jsonl
 from tests.helpers.tokenizer import make_tokenizer
 from vtblender_nemo.common.chat import ChatFormat
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.blend import Encoder, Limits, read_sources
 from vtblender_nemo.inspection.checks import AUDIO_CHECKS, AudioCheck, Checker, Finding, problem_of
 from vtblender_nemo.inspection.headers import read_header
@@ -100,7 +100,12 @@ def test_processes_change_nothing(tmp_path, workers):
     assert few.count == 5
 
 
-def test_headers_of_files_and_of_members_of_tars(tmp_path):
+def test_headers_of_files_and_of_members_of_tars(tmp_path, monkeypatch):
+    def never(_: object) -> None:
+        raise AssertionError("the whole file is read only where its header alone is of no use")
+
+    monkeypatch.setattr("vtblender_nemo.inspection.headers.info", never)
+    read_header.cache_clear()
     blend = write_blend(tmp_path)
     header = read_header(str(tmp_path / "audio/3.flac"))
     assert (header.rate, header.channels, header.duration_secs) == (RATE, 1, pytest.approx(0.7))
@@ -120,8 +125,6 @@ def test_a_cut_off_member_of_a_tar_is_found(tmp_path):
 
 
 def test_problems_are_told_without_their_values():
-    from vtblender_nemo.common.errors import DataError
-
     said = {
         "line is not JSON (Expecting value: line 1)": "line is not JSON",
         "audio file is missing: /a/b.wav": "audio file is missing",
@@ -151,6 +154,8 @@ def test_an_estimate_counts_bytes():
     turns = (Turn("user", (Text("a" * 9),)), Turn("assistant", (Text("é" * 4),)))
     prompt = EstimatedFormat(LOCATOR).encode(turns)
     assert prompt.loss_mask == [False] * (3 + 4) + [True] * (2 + 4)
+    with pytest.raises(DataError, match="the audio locator tag stands inside a text"):
+        EstimatedFormat(LOCATOR).encode((Turn("user", (Text(f"a {LOCATOR}"),)), turns[1]))
 
 
 def test_a_tokenizer_counts_as_training_does(tmp_path):
@@ -158,9 +163,11 @@ def test_a_tokenizer_counts_as_training_does(tmp_path):
     chat_format, said = open_format(str(tmp_path / "llm"), LOCATOR)
     assert said == str(tmp_path / "llm")
     own = ChatFormat(make_tokenizer(), LOCATOR)
-    for part in parts_of(write_blend(tmp_path)):
-        turns = part.source.conversation(3, part.source.rng(0, 0)).turns
-        assert chat_format.encode(turns) == own.encode(turns)
+    parts = parts_of(write_blend(tmp_path))
+    for index in [*range(12), *range(12)]:  # the second time from the cache
+        for part in parts:
+            turns = part.source.conversation(index, part.source.rng(0, 0)).turns
+            assert chat_format.encode(turns) == own.encode(turns)
     with pytest.raises(ConfigError, match="tokenizer cannot be opened.*'nowhere'.*--llm"):
         open_format("nowhere", LOCATOR)
 

@@ -190,6 +190,17 @@ def test_samples_are_of_all_sources_and_can_be_heard(tmp_path):
     assert len(draw_samples(make_planner(subject.train, ENCODER), 999, 16000)) == 4 * 12
 
 
+def test_samples_are_rows_that_training_uses(tmp_path):
+    blend = write_blend(tmp_path)
+    (tmp_path / "audio/11.flac").write_bytes(b"broken")
+    subject = open_subject([blend], batching=Batching(max_duration=0.85))
+    found = Counter(sample.source for sample in draw_samples(make_planner(subject.train, ENCODER), 999, 16000))
+    assert found == {"asr": 5, "speech_qa": 5, "talk": 12, "chats": 12}, "0.4 to 0.8 s"
+    subject = open_subject([blend])
+    found = Counter(sample.source for sample in draw_samples(make_planner(subject.train, ENCODER), 999, 16000))
+    assert found["asr"] == found["speech_qa"] == 11, "what cannot be decoded is passed over"
+
+
 def test_samples_are_heard_as_training_hears_them(tmp_path):
     subject = open_subject([write_blend(tmp_path)])
     train = read_config(TrainConfig, {**vars(subject.train), "augment": {"speed": {"prob": 1, "factors": [0.5]}}}, "t")
