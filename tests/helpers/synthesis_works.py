@@ -41,6 +41,8 @@ class Tones(Work):
         return {"name": "tones", "seed": self.seed}
 
     def open(self) -> _Toner:
+        if self.flags is not None:
+            (self.flags / f"opened-{os.getpid()}-{time.monotonic_ns()}").touch()
         return _Toner(self)
 
 

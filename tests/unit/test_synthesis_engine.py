@@ -17,7 +17,7 @@ import yaml
 
 from tests.helpers.corpus import write_jsonl
 from tests.helpers.synthesis_works import Copies, Tones, run, tree, write_chats
-from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.errors import ConfigError, DataError, MissingDependencyError
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.rows import JsonlRows, TarFile, expand_paths
 from vtblender_nemo.synthesis.crew import WorkersLostError
@@ -105,6 +105,15 @@ def test_shard_without_clips_has_an_empty_tar_where_others_have_clips(tmp_path: 
 def test_bytes_do_not_depend_on_workers(chats: Path, expected: dict[str, bytes], tmp_path: Path, workers: int) -> None:
     run(chats, tmp_path, workers=workers)
     assert tree(tmp_path) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_work_is_loaded_once_by_every_worker(chats: Path, tmp_path: Path, workers: int) -> None:
+    (tmp_path / "flags").mkdir()
+    for _ in range(2):  # the second time there is nothing to do
+        run(chats, tmp_path / "out", tmp_path / "flags", workers=workers, rows_per_shard=1)
+    opened = len(list((tmp_path / "flags").glob("opened-*")))
+    assert 1 <= opened <= workers  # the first may be done before the second is up
 
 
 def test_bytes_do_not_depend_on_the_order_of_shards(chats: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
@@ -327,6 +336,12 @@ def test_text_that_utf8_cannot_hold_does_not_stop_a_job(tmp_path: Path) -> None:
     synthesize(Copies(), open_chats([chats]), tmp_path / "out", SynthesisOptions())
     [made] = rows_of(tree(tmp_path / "out"), "/manifest.jsonl")
     assert made["messages"] == json.loads(row)["messages"]
+
+
+def test_ray_that_is_not_installed(chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'vtblender_nemo\[ray\]'"):
+        run(chats, tmp_path, launcher="ray")
 
 
 @pytest.mark.parametrize(
