@@ -76,6 +76,7 @@ def test_voices_are_drawn(config):
     engine = config.open("en")
     speeches = engine.speak([SpeechRequest("Hello there.", seed) for seed in range(8)])
     assert len({speech.voice for speech in speeches}) > 4
+    assert len({speech.voice.split()[0] for speech in speeches}) > 2
     assert len({speech.samples.tobytes() for speech in speeches}) > 4
 
 
@@ -91,7 +92,16 @@ def test_espeak_refuses_what_makes_no_sound():
 
 @needs_flite
 def test_flite_says_texts_that_look_like_options():
-    check_speech(FliteConfig().open("en").speak([SpeechRequest("-voice kal hello", 0)])[0])
+    check_speech(FliteConfig().open("en").speak([SpeechRequest("--help", 0)])[0])
+
+
+@needs_flite
+def test_flites_voice_of_8_khz_takes_as_long_as_that_of_16():
+    lengths = [
+        len(FliteConfig(voices=[voice], stretch=[1.0, 1.0]).open("en").speak(requests()[1:2])[0].samples)
+        for voice in ("kal", "kal16")
+    ]
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.1)
 
 
 def test_flite_names_its_package_where_it_is_missing(monkeypatch):
