@@ -12,6 +12,9 @@ import yaml
 
 from tests.helpers.corpus import LOCATOR, RATE, chat_rows, wav_bytes, write_jsonl, write_tar
 
+# The second is drawn for no row of the tests' blends, so rarely that it would be found by chance.
+WORDINGS = ["Write."] * 10_000 + ["Write {source_language}."]
+
 
 def write_blend(folder: Path, rows: int = 12) -> Path:
     """Files of speech recognition, speech QA, mixed-modal talk in a tar, and chats; returns the YAML that lists them."""
@@ -22,6 +25,7 @@ def write_blend(folder: Path, rows: int = 12) -> Path:
             "audio_filepath": f"audio/{number}.flac",
             "duration": round(0.4 + 0.1 * number, 1),
             "text": f"speech number {number} " * (1 + number % 3),
+            "source_lang": "en",
             "question": f"which number is {number}?",
             "answer": f"it is {number}",
         }
@@ -33,7 +37,7 @@ def write_blend(folder: Path, rows: int = 12) -> Path:
     write_tar(folder / "talk.tar", members)
     write_jsonl(folder / "talk.jsonl", [_talk(number) for number in range(rows)])
     entries: list[dict[str, Any]] = [
-        {"type": "nemo", "name": "asr", "weight": 2, "manifest_filepath": "speech.jsonl", "prompts": ["Write."]},
+        {"type": "nemo", "name": "asr", "weight": 2, "manifest_filepath": "speech.jsonl", "prompts": WORDINGS},
         {"type": "speech_qa", "weight": 1, "manifest_filepath": "speech.jsonl", "tags": {"corpus": "asr"}},
         {
             "type": "multimodal_conversation",
@@ -61,6 +65,7 @@ def spoil(folder: Path) -> dict[str, dict[int, str]]:
     whole = (folder / "audio/11.flac").read_bytes()
     (folder / "audio/cut.flac").write_bytes(whole[: len(whole) // 3])
     good = {"audio_filepath": "audio/0.flac", "duration": 0.4, "text": "x", "question": "q?", "answer": "a"}
+    good["source_lang"] = "en"
     speech: dict[str, Any] = {
         "none|error|line is not JSON": '{"audio_filepath": "audio/0.flac", ',
         "none|error|blank line": "",
@@ -72,6 +77,7 @@ def spoil(folder: Path) -> dict[str, dict[int, str]]:
         "none|error|the audio locator tag stands inside a text": {**good, "text": f"a {LOCATOR} b"},
         "header|warning|rate of the audio is below the model's": {**good, "audio_filepath": "audio/low.flac"},
         "header|warning|row says another rate than its file": {**good, "sampling_rate": 8000},
+        "none|warning|some wordings ask for a field that the row lacks": {**good, "source_lang": "xx"},
         "none|warning|text holds another model's placeholder for audio": {**good, "text": "hear <|audio|> this"},
         "decode|warning|audio is silent": {**good, "audio_filepath": "audio/silent.flac"},
         "decode|error|audio cannot be decoded": {**good, "audio_filepath": "audio/cut.flac", "duration": 1.5},

@@ -40,7 +40,7 @@ def test_every_mistake_is_found_at_its_line_and_nothing_else(tmp_path, audio):
             check, level, problem = mistake.split("|", 2)
             if AUDIO_CHECKS.index(check) <= AUDIO_CHECKS.index(audio):
                 expected[name, line] = (level, problem)
-    assert len(expected) == {"none": 9, "header": 14, "decode": 16}[audio]
+    assert len(expected) == {"none": 10, "header": 15, "decode": 17}[audio]
     assert findings_of(blend, audio) == expected
 
 

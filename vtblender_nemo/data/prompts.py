@@ -46,6 +46,7 @@ class Wordings:
             )
         self._place, self._audio_position = place, audio_position
         self._wordings = [_split(wording, place) for wording in wordings]
+        self._asked = sorted({field for wording in wordings for field in _fields_of(wording)} - {_AUDIO_FIELD})
 
     def user_parts(self, rng: random.Random, fields: Mapping[str, Any], audio: Audio) -> tuple[Text | Audio, ...]:
         """Draws a wording and fills it.
@@ -60,6 +61,11 @@ class Wordings:
             return tuple(part for part in parts if isinstance(part, Audio) or part.text.strip())
         first = self._audio_position == "before" or (self._audio_position == "random" and rng.random() < 0.5)
         return (audio, Text(texts[0])) if first else (Text(texts[0]), audio)
+
+    def missing(self, fields: Mapping[str, Any]) -> list[str]:
+        """What some of the wordings ask for and a row cannot give, whichever of them is drawn for it."""
+        given = _Fields(fields, self._place)
+        return [name for name in self._asked if not given.can_give(name)]
 
 
 def load_wordings(prompts: str | Path | Sequence[str], task: str | None, *, audio_position: str = "after") -> Wordings:
@@ -124,7 +130,7 @@ def _language_names() -> dict[str, str]:
 def _split(wording: str, place: str) -> list[str]:
     """A wording cut at its `{audio}`; every piece is a format string."""
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(wording) if field is not None]
+        fields = _fields_of(wording)
     except ValueError as error:
         raise ConfigError(
             f"wording is no format string ({error})",
@@ -144,6 +150,10 @@ def _split(wording: str, place: str) -> list[str]:
     return wording.split("{audio}")
 
 
+def _fields_of(wording: str) -> list[str]:
+    return [field for _, field, _, _ in string.Formatter().parse(wording) if field is not None]
+
+
 def _fill(text: str, fields: Mapping[str, Any], place: str) -> str:
     if "{" not in text and "}" not in text:
         return text
@@ -156,6 +166,12 @@ class _Fields(dict):
     def __init__(self, fields: Mapping[str, Any], place: str) -> None:
         super().__init__(fields)
         self._place = place
+
+    def can_give(self, name: str) -> bool:
+        try:
+            return self[name] is not None
+        except DataError:
+            return False
 
     def __missing__(self, name: str) -> str:
         code = self.get({"source_language": "source_lang", "target_language": "target_lang"}.get(name, ""))

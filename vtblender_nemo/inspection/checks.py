@@ -109,7 +109,8 @@ class Checker:
             self._check_prompt(conversation, prompt, len(audios))
             for audio in audios if self.audio != "none" else ():
                 headers.append(self._check_file(audio.cut))
-            warnings = _text_warnings(conversation) + _rate_warnings(conversation, headers, self.encoder.sampling_rate)
+            warnings = _text_warnings(conversation) + _wording_warnings(source, conversation)
+            warnings += _rate_warnings(conversation, headers, self.encoder.sampling_rate)
             if self.audio == "decode":
                 warnings += self._decode(audios)
         except DataError as error:
@@ -185,6 +186,15 @@ def _text_warnings(conversation: Conversation) -> list[tuple[str, str]]:
                     problem = "text holds another model's placeholder for audio"
                     return [(problem, f"{problem}: {found[0]}")]
     return []
+
+
+def _wording_warnings(source: Source, conversation: Conversation) -> list[tuple[str, str]]:
+    """One wording was drawn for this check; training will draw others."""
+    wordings = getattr(source, "wordings", None)
+    if wordings is None or not (missing := wordings.missing(conversation.custom)):
+        return []
+    problem = "some wordings ask for a field that the row lacks"
+    return [(problem, f"{problem}: {', '.join(missing)}")]
 
 
 def _rate_warnings(conversation: Conversation, headers: list[Header], wanted: int) -> list[tuple[str, str]]:
