@@ -85,6 +85,12 @@ def test_europarl_st_lists_that_do_not_match_are_an_error(europarl):
         list(read_europarl_st(selection(europarl)))
 
 
+def test_europarl_st_speakers_that_do_not_match_are_an_error(europarl):
+    write_lines(europarl / "v1.1/en/de/train/speakers.lst", ["Jo"])
+    with pytest.raises(DataError, match=r"'speeches.lst': 2, 'speakers.lst': 1.*a speaker for every speech"):
+        list(read_europarl_st(selection(europarl)))
+
+
 def squad(context: str, *questions: tuple[str, str]) -> dict:
     asked = [
         {"id": f"q{number}", "question": question, "answers": [{"text": answer, "answer_start": 0}]}

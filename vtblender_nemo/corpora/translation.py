@@ -167,7 +167,10 @@ def _europarl_speakers(folder: Path) -> dict[str, str]:
     if not all(path.is_file() for path in paths):
         return {}
     speeches, speakers = (_all_lines(path) for path in paths)
-    return dict(zip(speeches, speakers, strict=False))
+    if len(speeches) != len(speakers):
+        found = {"speeches.lst": len(speeches), "speakers.lst": len(speakers)}
+        raise DataError("lists are not equally long", path=folder, value=found, expected="a speaker for every speech")
+    return dict(zip(speeches, speakers, strict=True))
 
 
 def _audio_file(folder: Path, name: str) -> Path:
