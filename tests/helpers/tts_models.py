@@ -27,8 +27,25 @@ def _mel(target: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def build_fastpitch(speakers: int = SPEAKERS) -> Any:
-    """A `FastPitchModel` that reads letters, two layers on each side."""
+_TOKENIZERS = "nemo.collections.common.tokenizers.text_to_speech.tts_tokenizers"
+
+
+def phonemes(folder: Path) -> dict[str, Any]:
+    """The tokenizer of the released models, with a dictionary of two words; others are spelled."""
+    (folder / "dictionary").write_text("HELLO  HH AH0 L OW1\nTHERE  DH EH1 R\n")
+    (folder / "heteronyms").write_text("")
+    g2p = {
+        "_target_": "nemo.collections.tts.g2p.models.en_us_arpabet.EnglishG2p",
+        "phoneme_dict": str(folder / "dictionary"),
+        "heteronyms": str(folder / "heteronyms"),
+        "phoneme_probability": 0.5,
+    }
+    kinds = {"punct": True, "stresses": True, "chars": True, "apostrophe": True, "pad_with_space": True}
+    return {"_target_": f"{_TOKENIZERS}.EnglishPhonemesTokenizer", **kinds, "g2p": g2p}
+
+
+def build_fastpitch(speakers: int = SPEAKERS, tokenizer: dict[str, Any] | None = None) -> Any:
+    """A `FastPitchModel` of two layers on each side; without a tokenizer it reads letters."""
     from nemo.collections.tts.models import FastPitchModel
 
     width = 32
@@ -51,8 +68,9 @@ def build_fastpitch(speakers: int = SPEAKERS) -> Any:
         "pitch_embedding_kernel_size": 3,
         "n_mel_channels": MELS,
         "sample_rate": RATE,
-        "text_tokenizer": {
-            "_target_": "nemo.collections.common.tokenizers.text_to_speech.tts_tokenizers.EnglishCharsTokenizer",
+        "text_tokenizer": tokenizer
+        or {
+            "_target_": f"{_TOKENIZERS}.EnglishCharsTokenizer",
             "punct": True,
             "apostrophe": True,
             "pad_with_space": True,

@@ -110,6 +110,22 @@ def test_words_that_the_model_would_drop_are_refused(speakers):
     assert "Добрый" in bad.detail
 
 
+def test_a_model_of_phonemes_speaks_each_time_the_same(speakers, tmp_path):
+    """The released models mix phonemes and letters at random in training; what is spoken is not drawn."""
+    model = tts_models.build_fastpitch(tokenizer=tts_models.phonemes(tmp_path))
+    config = FastPitchConfig(
+        tts_models.save(model, tmp_path / "fastpitch.nemo"),
+        tts_models.save(speakers[1], tmp_path / "hifigan.nemo"),
+        device="cpu",
+    )
+    opened = config.open("en")
+    one, other = (opened.speak(requests(["Hello there!", "Hello, Zorp.", "Room 5."])) for _ in range(2))
+    assert np.array_equal(one[0].samples, other[0].samples)
+    assert np.array_equal(one[1].samples, other[1].samples)
+    assert one[2].reason == "not_spoken"  # digits have no sounds: text is normalised before
+    assert "'5.'" in one[2].detail
+
+
 def test_models_that_do_not_fit_are_refused(speakers):
     _, hifigan = speakers
     with pytest.raises(ConfigError, match="speakers"):
