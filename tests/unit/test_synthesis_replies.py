@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vtblender_nemo.synthesis import replies
 from vtblender_nemo.synthesis.replies import Pair, clean, parse_answer, parse_pairs
 from vtblender_nemo.synthesis.work import Refused
 
@@ -167,6 +168,15 @@ def test_deep_nesting_does_not_raise(opening, closing, depth):
     reply = opening * depth + closing[:-1] + closing[-1:] * depth
     assert all(isinstance(one, Refused) for one in parse_pairs(reply, 1))
     parse_answer(reply)
+
+
+def test_values_deeper_than_python_can_follow_are_refused(monkeypatch):
+    """How deep a value a parser lets through differs between Pythons."""
+    deep: dict = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    monkeypatch.setattr(replies, "_load", lambda _: deep)
+    assert [one.reason for one in parse_pairs("deep", 1)] == ["reply_without_pairs"]
 
 
 @settings(max_examples=100, deadline=None)

@@ -159,8 +159,8 @@ def test_kinds_stand_in_the_prompt_in_their_order():
 
 def test_drawn_kinds_are_asked_for_and_kept_with_their_questions():
     asked = []
-    reply = pairs(("Who?", "Anna"), ("Where?", "Rome"), ("Where?", "Bonn"))
-    options = {"questions": 3, "kinds": {"person": 1.0, "place": 1.0}}
+    reply = pairs(*((f"Q{number}?", "Anna") for number in range(5)))
+    options = {"questions": 5, "kinds": parse_kinds("all", PROMPTS)}
     (found,) = work(lambda prompt: asked.append(prompt) or reply, **options).open()([row(SHOP)])
     for number, one in enumerate(found, start=1):
         assert f"{number}. {PROMPTS.kinds[one.row['question_kind']]}" in asked[0]

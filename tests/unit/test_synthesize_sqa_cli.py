@@ -158,13 +158,14 @@ def test_a_job_whose_endpoint_failed_goes_on(manifest, tmp_path):
 def test_workers_change_no_byte_and_tell_why_they_stop(manifest, tmp_path):
     failing = Failing()
     with ChatServer(failing) as server:
-        flags = flags_of(manifest, server, tmp_path / "two", "--max-attempts", 1, "--workers", 2)
+        drawn = ["--kinds", "all", "--unanswerable", 0.3]
+        flags = flags_of(manifest, server, tmp_path / "two", "--max-attempts", 1, "--workers", 2, *drawn)
         stopped = run(*flags)
         assert stopped.exit_code == 2
         assert "error: the endpoint failed 1 times" in stopped.output
         failing.repaired = True
         assert run(*flags).exit_code == 0
-        assert run(*flags_of(manifest, server, tmp_path / "one")).exit_code == 0
+        assert run(*flags_of(manifest, server, tmp_path / "one", *drawn)).exit_code == 0
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
