@@ -16,6 +16,7 @@ REQUIRED = [
     "torch>=2.6,<2.14",
     "accelerate>=1.10,<2",
     "braceexpand>=0.1.7,<0.2",
+    "datasets>=3.2,<6",
     "espeakng-loader>=0.2.4,<0.3",
     "hydra-core>=1.3,<1.4",
     "jinja2>=3.1,<4",
@@ -26,11 +27,13 @@ REQUIRED = [
     "numpy>=1.26,<3",
     "omegaconf>=2.3,<2.4",
     "peft>=0.21,<0.22",
+    "pyarrow>=18,<27",
     "pyyaml>=6,<7",
     "rich>=14,<16",
     "rouge_score>=0.1.2,<0.2",
     "sacrebleu>=2.6,<3",
     "safetensors>=0.6,<1",
+    "scipy>=1.11,<2",
     "soundfile>=0.13,<0.15",
     "soxr>=0.5,<2",
     "tensorboard>=2.20,<3",
@@ -42,6 +45,15 @@ REQUIRED = [
 ]
 
 EXTRAS = {
+    "synthesis": [
+        "json_repair>=0.50,<1",
+        "num2words>=0.5.13,<0.6",
+        "openai>=2,<4",
+        "py3langid>=0.3,<0.5",
+        "sentencex>=1,<2",
+    ],
+    "corpora": ["av>=14,<19"],  # for audio in M4A
+    "ray": ["ray>=2.49,<3"],
     "tts": ["nemo_toolkit[tts]>=3.0,<3.1"],
     "eval": ["lm_eval>=0.4.13,<0.5"],
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
@@ -49,7 +61,7 @@ EXTRAS = {
     "quant": ["bitsandbytes>=0.48,<1"],
 }
 
-TESTED_EXTRAS: list[str] = []  # an extra is listed here from its first test on
+TESTED_EXTRAS = ["synthesis", "corpora", "ray"]  # an extra is listed here from its first test on
 
 TEST_TOOLS = ["hypothesis>=6.100,<7", "mypy>=2,<3", "pytest>=8,<10", "ruff>=0.14,<1"]
 
