@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import logging
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json
+from vtblender_nemo.common.job_folder import JOB, alone, is_begun
 from vtblender_nemo.common.progress import progress_bar
 from vtblender_nemo.corpora.listing import LISTING, REFUSED, plan_shards, write_listing
 from vtblender_nemo.corpora.registry import Corpus, Task, corpus_of
@@ -25,9 +20,7 @@ from vtblender_nemo.corpora.shards import Format, Shard, make_shard
 from vtblender_nemo.corpora.utterance import Selection
 from vtblender_nemo.synthesis.crew import WorkersLostError
 
-logger = logging.getLogger(__name__)
-
-JOB, WORK = "job.json", "work"
+WORK = "work"
 
 
 @dataclass(frozen=True)
@@ -87,9 +80,11 @@ def prepare(name: str, folder: Path, output_dir: Path, options: Options, workers
     corpus = corpus_of(name)
     tasks = _tasks(corpus, options.tasks)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(output_dir):
+    with alone(output_dir):
         _sweep(output_dir)
-        _claim(output_dir, {"corpus": name, "input": str(folder.resolve()), **asdict(options)})
+        settings = {"corpus": name, "input": str(folder.resolve()), **asdict(options)}
+        if not is_begun(output_dir, settings):
+            write_json(settings, output_dir / JOB)
         return _prepare(corpus, tasks, folder, output_dir, options, workers)
 
 
@@ -118,48 +113,11 @@ def _tasks(corpus: Corpus, wanted: Sequence[str]) -> list[Task]:
     return [by_name[name] for name in wanted or by_name]
 
 
-@contextmanager
-def _alone(output_dir: Path) -> Iterator[None]:
-    """Holds the folder against other processes; the lock ends with this process, however it ends."""
-    folder = os.open(output_dir, os.O_RDONLY)
-    try:
-        _lock(folder, output_dir)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _lock(folder: int, output_dir: Path) -> None:
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError("another process is at work in this folder", path=output_dir, knob="--output-dir") from error
-    except OSError as error:  # some network file systems have no locks
-        logger.warning("%s cannot be locked (%s): start no second command on it", output_dir, error.strerror)
-
-
 def _sweep(output_dir: Path) -> None:
     """Removes files that a killed process had not given their names yet."""
     for path in output_dir.rglob(".*"):
         if path.is_file() and path.suffix[1:].isdigit():
             path.unlink()
-
-
-def _claim(output_dir: Path, settings: dict[str, Any]) -> None:
-    """Writes `job.json`, or sees that the one there has the same settings."""
-    path, settings = output_dir / JOB, json.loads(json.dumps(settings))
-    if not path.is_file():
-        write_json(settings, path)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for key in [*settings, *before]:
-        if before.get(key) != settings.get(key):
-            raise ConfigError(
-                f"the folder holds another job: {key} was {before.get(key)!r} and is {settings.get(key)!r}",
-                path=path,
-                expected="the settings that it was begun with, or an empty folder",
-                knob=f"--{key.replace('_', '-')}, or --output-dir",
-            )
 
 
 def _run(shards: Sequence[Shard], listing: Path, options: Options, workers: int) -> None:

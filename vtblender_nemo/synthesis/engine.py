@@ -6,14 +6,12 @@ written do not depend on the number of workers, on the launcher, on the order of
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import yaml
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json, write_text
+from vtblender_nemo.common.job_folder import JOB, alone, is_begun
 from vtblender_nemo.common.progress import progress_bar
 from vtblender_nemo.synthesis.crew import Step
 from vtblender_nemo.synthesis.input_rows import InputRows
@@ -40,10 +39,9 @@ from vtblender_nemo.synthesis.writer import (
 
 logger = logging.getLogger(__name__)
 
-JOB, SUMMARY, ENTRY = "job.json", "summary.json", "input_cfg.yaml"
+SUMMARY, ENTRY = "summary.json", "input_cfg.yaml"
 _INPUT_PATHS = ("audio_dir", "tarred_audio_filepaths")
 _BIG_INPUT = 100_000  # rows from which on checking their ids takes seconds
-_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def synthesize(work: Work, rows: InputRows, output_dir: Path, options: Synthesis
     options.check()
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(output_dir):
+    with alone(output_dir):
         shards = _shards(rows, options.rows_per_shard)
         _claim(output_dir, work, rows, options)
         sweep(output_dir)
@@ -139,23 +137,6 @@ def synthesize(work: Work, rows: InputRows, output_dir: Path, options: Synthesis
         rows_per_sec = _run(job, options)
         sweep(output_dir)
         return _finish(job, options, rows_per_sec)
-
-
-@contextmanager
-def _alone(output_dir: Path) -> Iterator[None]:
-    """Holds the folder against other processes; the lock ends with this process, however it ends."""
-    folder = os.open(output_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise ConfigError("another process is at work in this folder", path=output_dir, knob="--output-dir") from None
-    except OSError as error:  # some network file systems have no locks
-        logger.warning("%s cannot be locked (%s): start no second command on it", output_dir, error.strerror)
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def _shards(rows: InputRows, rows_per_shard: int) -> tuple[range, ...]:
@@ -176,21 +157,12 @@ def _claim(output_dir: Path, work: Work, rows: InputRows, options: SynthesisOpti
         "batch_rows": options.batch_rows,
         "input": {"rows": len(rows), "digest": rows.digest},
     }
-    path = output_dir / JOB
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for key, old, new in _differences(before, json.loads(json.dumps(settings))):
-            raise ConfigError(
-                f"the folder holds another job: {key} was {_short(old)} and is {_short(new)}",
-                path=path,
-                expected="the settings that it was begun with, or an empty folder",
-                knob=f"{key}, or --output-dir",
-            )
+    if is_begun(output_dir, settings):
         return
     if any(output_dir.glob("shard_*")):
         raise ConfigError("folder holds shards but no job", path=output_dir, expected=JOB, knob="--output-dir")
     rows.check_ids(_counted(len(rows)))
-    write_json(settings, path)
+    write_json(settings, output_dir / JOB)
 
 
 def _counted(count: int) -> Iterator[int]:
@@ -202,21 +174,6 @@ def _counted(count: int) -> Iterator[int]:
         for index in range(count):
             yield index
             bar.update()
-
-
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Keys, written `a.b`, whose values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *(name for name in new if name not in old)]:
-            inner = f"{key}.{name}" if key else name
-            yield from _differences(old.get(name, _MISSING), new.get(name, _MISSING), inner)
-    elif old != new:
-        yield key, old, new
-
-
-def _short(value: Any) -> str:
-    text = "not set" if value is _MISSING else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _run(job: Job, options: SynthesisOptions) -> float | None:
