@@ -45,8 +45,7 @@ class VoicesConfig:
         held_out_variants: variants of all test speech, heard in no training.
         rate_wpm: slowest and fastest speech, in words a minute.
         pitch: lowest and highest pitch, on espeak-ng's scale of 0 to 99.
-        processes: processes that synthesise side by side; their number changes the noise in the speech, as espeak-ng's
-            depends on what it said before.
+        processes: processes that synthesise side by side; the speech does not depend on their number.
     """
 
     accents: tuple[str, ...] = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-gbclan", "en-us-nyc", "en-029")
