@@ -82,7 +82,7 @@ class LanguageModelConfig:
     heads: int = 4
     feed_forward: int = 512
     init_std: float = 0.06
-    steps: int = 1800
+    steps: int = 2000
     tokens_per_batch: int = 1200
     muon_lr: float = 1.5e-3
     adamw_lr: float = 2e-3
@@ -120,7 +120,7 @@ class EncoderConfig:
     freq_width: int = 10
     time_masks: int = 2
     time_width: int = 6
-    steps: int = 950
+    steps: int = 1000
     frames_per_batch: int = 12_000
     muon_lr: float = 3e-3
     adamw_lr: float = 3e-3
