@@ -105,7 +105,7 @@ def _prepare_chats(inputs: list[str], output_dir: Path, options: Options, worker
     from vtblender_nemo.common.errors import ConfigError
     from vtblender_nemo.corpora.chats import prepare_chats
     from vtblender_nemo.synthesis.cli_options import tell
-    from vtblender_nemo.synthesis.engine import SynthesisOptions
+    from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions
 
     for flag in ("splits", "languages", "tasks"):
         if getattr(options, flag):

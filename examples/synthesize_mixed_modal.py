@@ -91,9 +91,9 @@ def main(
     ```
     """
     with shared.errors_told():
-        from vtblender_nemo.synthesis.engine import SynthesisOptions, synthesize
+        from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
         from vtblender_nemo.synthesis.inputs import open_chats
-        from vtblender_nemo.synthesis.mixed_modal import MixedModalWork, merge, read_mixed_modal
+        from vtblender_nemo.synthesis.mixed_modal.work import MixedModalWork, merge, read_mixed_modal
 
         flags: dict[str, Any] = {
             "engines": _engines(tts, recordings),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from vtblender_nemo.synthesis import cli_options as cli
-from vtblender_nemo.synthesis.launchers import Launcher
+from vtblender_nemo.synthesis.engine.launchers import Launcher
 
 CONF = Path(__file__).parents[1] / "conf/prompts"
 
@@ -117,20 +117,20 @@ def main(
       --questions 2 --kinds all --unanswerable 0.2 --check-blind
     ```
     """
-    from vtblender_nemo.synthesis.engine import SynthesisOptions, synthesize
+    from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
     from vtblender_nemo.synthesis.inputs import open_speech
-    from vtblender_nemo.synthesis.llm_clients import Decoding
-    from vtblender_nemo.synthesis.llm_endpoint import EndpointLLM, read_extra_body
-    from vtblender_nemo.synthesis.qa_duplicates import DuplicateLimits, drop_duplicates
-    from vtblender_nemo.synthesis.qa_filters import FilterOptions
-    from vtblender_nemo.synthesis.qa_prompts import load_prompts, parse_kinds
-    from vtblender_nemo.synthesis.speech_qa import QaOptions, SpeechQa, entry_of
-    from vtblender_nemo.synthesis.utterance_groups import JoinedRows, JoinLimits
+    from vtblender_nemo.synthesis.inputs.utterance_groups import JoinedRows, JoinLimits
+    from vtblender_nemo.synthesis.llm.clients import Decoding
+    from vtblender_nemo.synthesis.llm.endpoint import EndpointLLM, read_extra_body
+    from vtblender_nemo.synthesis.speech_qa.duplicates import DuplicateLimits, drop_duplicates
+    from vtblender_nemo.synthesis.speech_qa.filters import FilterOptions
+    from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts, parse_kinds
+    from vtblender_nemo.synthesis.speech_qa.work import QaOptions, SpeechQa, entry_of
 
     with cli.errors_told():
         decoding = Decoding(max_new_tokens, temperature, top_p, seed)
         if base_url is None:
-            from vtblender_nemo.synthesis.llm_local import LocalLLM
+            from vtblender_nemo.synthesis.llm.local import LocalLLM
 
             llm = LocalLLM(model, decoding, dtype, device, llm_batch_size)
         else:

@@ -21,9 +21,9 @@ import typer
 
 from tests.helpers.synthesis_works import write_chats
 from vtblender_nemo.synthesis.cli_options import BatchRows, Launcher, RowsPerShard, Workers
-from vtblender_nemo.synthesis.engine import SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.engine.launchers import Launcher as LauncherKind
+from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import open_chats
-from vtblender_nemo.synthesis.launchers import Launcher as LauncherKind
 from vtblender_nemo.synthesis.work import Clip, InputRow, Made, Outcome, Work
 
 RATE = 16000

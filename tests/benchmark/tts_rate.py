@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from vtblender_nemo.common.errors import MissingDependencyError
-from vtblender_nemo.synthesis.mixed_modal import MixedModalWork, read_mixed_modal
+from vtblender_nemo.synthesis.mixed_modal.work import MixedModalWork, read_mixed_modal
 from vtblender_nemo.synthesis.work import InputRow, Made
 
 SENTENCES = [

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vtblender_nemo.common.errors import DataError
-from vtblender_nemo.synthesis.engine import Summary, SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.engine.synthesize import Summary, SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import open_chats
 from vtblender_nemo.synthesis.work import Clip, InputRow, Made, Outcome, Refused, Work
 

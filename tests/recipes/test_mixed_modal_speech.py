@@ -18,10 +18,10 @@ import yaml
 from tests.helpers import models, tts_models
 from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
-from vtblender_nemo.synthesis.asr_gate import GateConfig, open_gate
 from vtblender_nemo.synthesis.espeak import Voice, synthesize
-from vtblender_nemo.synthesis.speakable import SpeakableConfig, speakable
-from vtblender_nemo.synthesis.text_normalization import open_normalizer
+from vtblender_nemo.synthesis.mixed_modal.asr_gate import GateConfig, open_gate
+from vtblender_nemo.synthesis.mixed_modal.speakable import SpeakableConfig, speakable
+from vtblender_nemo.synthesis.mixed_modal.text_normalization import open_normalizer
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechRequest
 from vtblender_nemo.synthesis.tts.fastpitch import FastPitch, FastPitchConfig
 

@@ -13,9 +13,9 @@ import pytest
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 
 from tests.helpers.synthesis_works import Tones, run, tree, write_chats
+from vtblender_nemo.synthesis.engine.jobs import Job
+from vtblender_nemo.synthesis.engine.launchers import Launcher, launch
 from vtblender_nemo.synthesis.inputs import open_chats
-from vtblender_nemo.synthesis.jobs import Job
-from vtblender_nemo.synthesis.launchers import Launcher, launch
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray", reason="pip install 'vtblender_nemo[ray]'")

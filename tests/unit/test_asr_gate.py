@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.asr_gate import AsrGate, GateConfig, open_gate
+from vtblender_nemo.synthesis.mixed_modal.asr_gate import AsrGate, GateConfig, open_gate
 
 
 class Recogniser:

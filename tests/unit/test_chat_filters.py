@@ -7,7 +7,7 @@ from tokenizers.processors import TemplateProcessing
 
 from tests.helpers.tokenizer import make_tokenizer
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.chat_filters import ChatFilterConfig, open_counter, read_chat, turn_text
+from vtblender_nemo.synthesis.mixed_modal.chat_filters import ChatFilterConfig, open_counter, read_chat, turn_text
 from vtblender_nemo.synthesis.work import InputRow, Refused
 
 WORDS = open_counter(None)

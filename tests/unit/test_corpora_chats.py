@@ -11,7 +11,7 @@ from tests.helpers.corpora import files_of, read_back, rejected
 from tests.helpers.corpus import write_jsonl
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.corpora.chats import prepare_chats
-from vtblender_nemo.synthesis.engine import SynthesisOptions
+from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions
 
 OPTIONS = SynthesisOptions(rows_per_shard=2)
 

@@ -25,7 +25,7 @@ from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.corpora import prepare as job
 from vtblender_nemo.corpora.prepare import Options, prepare
 from vtblender_nemo.corpora.shards import Format
-from vtblender_nemo.synthesis.crew import WorkersLostError
+from vtblender_nemo.synthesis.engine.crew import WorkersLostError
 
 BOTH = pytest.mark.parametrize("format", list(Format))
 

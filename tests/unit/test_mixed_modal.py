@@ -17,8 +17,8 @@ from scipy.stats import chisquare
 from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.conversation import Audio, Text
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis import mixed_modal
-from vtblender_nemo.synthesis.mixed_modal import MixedModalWork, clip_names, merge, read_mixed_modal
+from vtblender_nemo.synthesis.mixed_modal import work as mixed_modal
+from vtblender_nemo.synthesis.mixed_modal.work import MixedModalWork, clip_names, merge, read_mixed_modal
 from vtblender_nemo.synthesis.tts.base import Speech, SpeechEngine
 from vtblender_nemo.synthesis.work import InputRow, Made, Refused
 
@@ -231,7 +231,7 @@ class Recogniser:
 
 
 def test_what_the_gate_hears_otherwise_is_refused():
-    from vtblender_nemo.synthesis.asr_gate import AsrGate, GateConfig
+    from vtblender_nemo.synthesis.mixed_modal.asr_gate import AsrGate, GateConfig
 
     engine = SilentEngine()
     worker = open_work(engine, spans={"variants": 1})

@@ -10,7 +10,14 @@ import pytest
 from scipy.stats import chisquare
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.segments import Span, SpanConfig, draw_span, draw_spans, draw_turns, split_sentences
+from vtblender_nemo.synthesis.mixed_modal.segments import (
+    Span,
+    SpanConfig,
+    draw_span,
+    draw_spans,
+    draw_turns,
+    split_sentences,
+)
 
 # Begin uniform over four sentences, end uniform after it: the probabilities of all ten runs, in 48ths.
 FOUR_SENTENCES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis import text_normalization
-from vtblender_nemo.synthesis.speakable import SpeakableConfig, speakable
-from vtblender_nemo.synthesis.text_normalization import open_normalizer, plain_text, resolve_normalizer
+from vtblender_nemo.synthesis.mixed_modal import text_normalization
+from vtblender_nemo.synthesis.mixed_modal.speakable import SpeakableConfig, speakable
+from vtblender_nemo.synthesis.mixed_modal.text_normalization import open_normalizer, plain_text, resolve_normalizer
 from vtblender_nemo.synthesis.work import Refused
 
 ENGLISH = open_normalizer("num2words", "en")

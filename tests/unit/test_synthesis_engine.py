@@ -20,11 +20,11 @@ from tests.helpers.synthesis_works import Copies, Tones, run, tree, write_chats
 from vtblender_nemo.common.errors import ConfigError, DataError, MissingDependencyError
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.rows import JsonlRows, TarFile, expand_paths
-from vtblender_nemo.synthesis.crew import WorkersLostError
-from vtblender_nemo.synthesis.engine import SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.engine.crew import WorkersLostError
+from vtblender_nemo.synthesis.engine.jobs import Job
+from vtblender_nemo.synthesis.engine.launchers import Launcher, launch
+from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import open_chats
-from vtblender_nemo.synthesis.jobs import Job
-from vtblender_nemo.synthesis.launchers import Launcher, launch
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["a", "b", "refuse c", "unusable d", "e", "{broken", "f less", "silent g", "nan h", "i", "j"]

@@ -23,9 +23,9 @@ from vtblender_nemo.synthesis.cli_options import (
     errors_told,
     tell,
 )
-from vtblender_nemo.synthesis.engine import SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.engine.launchers import Launcher as LauncherKind
+from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import open_chats
-from vtblender_nemo.synthesis.launchers import Launcher as LauncherKind
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm_ray.sh"
 app = typer.Typer()

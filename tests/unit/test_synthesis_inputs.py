@@ -19,7 +19,7 @@ from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.config import read_input_cfg
 from vtblender_nemo.data.sources import make_source
-from vtblender_nemo.synthesis.engine import SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import InputRows, open_chats, open_speech
 
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}

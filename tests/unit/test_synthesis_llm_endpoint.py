@@ -12,8 +12,8 @@ import pytest
 
 from tests.helpers.chat_server import ChatServer, FakeClock, Response
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.synthesis.llm_clients import Decoding
-from vtblender_nemo.synthesis.llm_endpoint import EndpointError, EndpointLLM, Pace, read_extra_body
+from vtblender_nemo.synthesis.llm.clients import Decoding
+from vtblender_nemo.synthesis.llm.endpoint import EndpointError, EndpointLLM, Pace, read_extra_body
 from vtblender_nemo.synthesis.work import Refused
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}

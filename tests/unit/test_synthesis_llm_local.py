@@ -10,8 +10,8 @@ import torch
 
 from tests.helpers import models
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
-from vtblender_nemo.synthesis.llm_clients import Decoding
-from vtblender_nemo.synthesis.llm_local import LocalLLM, SeededDraw, _check_fits
+from vtblender_nemo.synthesis.llm.clients import Decoding
+from vtblender_nemo.synthesis.llm.local import LocalLLM, SeededDraw, _check_fits
 from vtblender_nemo.synthesis.work import Refused
 
 TEXTS = [

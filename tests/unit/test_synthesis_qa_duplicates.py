@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.engine import Summary, SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.engine.synthesize import Summary, SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import open_speech
-from vtblender_nemo.synthesis.qa_duplicates import DuplicateLimits, drop_duplicates
+from vtblender_nemo.synthesis.speech_qa.duplicates import DuplicateLimits, drop_duplicates
 from vtblender_nemo.synthesis.work import Made, Refused, Work
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.qa_filters import (
+from vtblender_nemo.synthesis.speech_qa.filters import (
     BlindFilter,
     Candidate,
     FilterOptions,
@@ -18,8 +18,8 @@ from vtblender_nemo.synthesis.qa_filters import (
     alike,
     make_filters,
 )
-from vtblender_nemo.synthesis.qa_prompts import load_prompts
-from vtblender_nemo.synthesis.word_overlap import agreement, content_words, share_within, words
+from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts
+from vtblender_nemo.synthesis.speech_qa.word_overlap import agreement, content_words, share_within, words
 from vtblender_nemo.synthesis.work import Refused
 
 PROMPTS = load_prompts(Path(__file__).parents[2] / "conf/prompts/sqa_synthesis.yaml")

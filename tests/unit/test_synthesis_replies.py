@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtblender_nemo.synthesis import replies
-from vtblender_nemo.synthesis.replies import Pair, clean, parse_answer, parse_pairs
+from vtblender_nemo.synthesis.speech_qa import replies
+from vtblender_nemo.synthesis.speech_qa.replies import Pair, clean, parse_answer, parse_pairs
 from vtblender_nemo.synthesis.work import Refused
 
 ONE = [Pair("Where is Anna?", "In Rome.")]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
-from vtblender_nemo.synthesis.llm_clients import LLM
-from vtblender_nemo.synthesis.llm_endpoint import EndpointLLM
-from vtblender_nemo.synthesis.qa_filters import FilterOptions, identify_language
-from vtblender_nemo.synthesis.qa_prompts import load_prompts, parse_kinds
-from vtblender_nemo.synthesis.replies import parse_pairs
-from vtblender_nemo.synthesis.speech_qa import QaOptions, SpeechQa, language_code
+from vtblender_nemo.synthesis.llm.clients import LLM
+from vtblender_nemo.synthesis.llm.endpoint import EndpointLLM
+from vtblender_nemo.synthesis.speech_qa.filters import FilterOptions, identify_language
+from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts, parse_kinds
+from vtblender_nemo.synthesis.speech_qa.replies import parse_pairs
+from vtblender_nemo.synthesis.speech_qa.work import QaOptions, SpeechQa, language_code
 from vtblender_nemo.synthesis.work import InputRow, Made, Refused
 
 CONF = Path(__file__).parents[2] / "conf/prompts"

@@ -9,7 +9,7 @@ import pytest
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.synthesis.inputs import open_speech
-from vtblender_nemo.synthesis.utterance_groups import JoinedRows, JoinLimits, recording_name
+from vtblender_nemo.synthesis.inputs.utterance_groups import JoinedRows, JoinLimits, recording_name
 
 
 def row(audio: str, offset: float, duration: float, text: str = "", **more: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 
 from tests.helpers.speech_server import SpeechServer, speech_server, tone
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
-from vtblender_nemo.synthesis.llm_endpoint import EndpointError
+from vtblender_nemo.synthesis.llm.endpoint import EndpointError
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechRequest, resampled
 from vtblender_nemo.synthesis.tts.blend import read_blend
 from vtblender_nemo.synthesis.tts.espeak import EspeakConfig

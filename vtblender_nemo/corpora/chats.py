@@ -10,7 +10,7 @@ from typing import Any
 from vtblender_nemo.common.conversation import check_turns, from_messages
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.common.files import write_text
-from vtblender_nemo.synthesis.engine import Summary, SynthesisOptions, synthesize
+from vtblender_nemo.synthesis.engine.synthesize import Summary, SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import InputRows, open_chats
 from vtblender_nemo.synthesis.work import InputRow, Made, Outcome, Refused, Work, Worker
 

@@ -14,7 +14,7 @@ from vtblender_nemo.corpora.registry import Task
 from vtblender_nemo.corpora.shards import Shard
 from vtblender_nemo.corpora.utterance import Found, Refusal, Utterance
 from vtblender_nemo.data.rows import LineFile
-from vtblender_nemo.synthesis.writer import json_line
+from vtblender_nemo.synthesis.engine.writer import json_line
 
 LISTING, REFUSED, DONE = "listing.jsonl", "refused.jsonl", "done"
 

@@ -18,7 +18,7 @@ from vtblender_nemo.corpora.registry import Corpus, Task, corpus_of
 from vtblender_nemo.corpora.report import Report, write_report
 from vtblender_nemo.corpora.shards import Format, Shard, make_shard
 from vtblender_nemo.corpora.utterance import Selection
-from vtblender_nemo.synthesis.crew import WorkersLostError
+from vtblender_nemo.synthesis.engine.crew import WorkersLostError
 
 WORK = "work"
 

@@ -17,7 +17,7 @@ from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.common.files import write_json, write_text
 from vtblender_nemo.corpora.registry import Corpus, Task
 from vtblender_nemo.corpora.shards import FILES, Format, Shard
-from vtblender_nemo.synthesis.writer import json_line
+from vtblender_nemo.synthesis.engine.writer import json_line
 
 _BY_LANGUAGE = "asr_by_language"  # wordings that name the language that is spoken
 

@@ -21,7 +21,7 @@ from vtblender_nemo.common.files import write_json
 from vtblender_nemo.corpora.audio import UnusableAudioError, flac_of
 from vtblender_nemo.corpora.utterance import Utterance
 from vtblender_nemo.data.rows import LineFile
-from vtblender_nemo.synthesis.writer import AudioTar, json_line
+from vtblender_nemo.synthesis.engine.writer import AudioTar, json_line
 
 if TYPE_CHECKING:
     from lhotse import Recording

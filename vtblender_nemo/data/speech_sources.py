@@ -136,7 +136,7 @@ class _CutSource(_SpeechSource):
         cut = deserialize_item(row.data)
         if not isinstance(cut, Cut) or not cut.has_recording:
             raise DataError("row is no cut with a recording", value=row.data, expected="a Lhotse cut")
-        fields = {**_fields_of(cut), **self.config.tags}
+        fields = {**fields_of(cut), **self.config.tags}
         cut = self._open(cut, row, index)
         custom = self._custom(Row(fields, row.path, row.line), frozenset())
         return self._speech_turns(fields, Audio(cut.with_id(f"{row.path}:{row.line}:{cut.id}")), rng, cut.id, custom)
@@ -149,7 +149,7 @@ class _CutSource(_SpeechSource):
         return self._convert(self.rows[index], index, rng)
 
 
-def _fields_of(cut: Cut) -> dict[str, Any]:
+def fields_of(cut: Cut) -> dict[str, Any]:
     """A cut's text, language and custom fields as a manifest's."""
     fields: dict[str, Any] = {"duration": cut.duration}
     for supervision in cut.supervisions:

@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from vtblender_nemo.common.errors import VTBlenderError
-from vtblender_nemo.synthesis.engine import ENTRY, SUMMARY, Summary
-from vtblender_nemo.synthesis.launchers import Launcher as LauncherKind
-from vtblender_nemo.synthesis.writer import REJECTED
+from vtblender_nemo.synthesis.engine.launchers import Launcher as LauncherKind
+from vtblender_nemo.synthesis.engine.synthesize import ENTRY, SUMMARY, Summary
+from vtblender_nemo.synthesis.engine.writer import REJECTED
 
 _MOST_REASONS = 10
 

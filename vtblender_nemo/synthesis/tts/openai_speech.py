@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
-from vtblender_nemo.synthesis.llm_endpoint import EndpointError
+from vtblender_nemo.synthesis.llm.endpoint import EndpointError
 from vtblender_nemo.synthesis.tts.base import (
     EngineConfig,
     Speech,

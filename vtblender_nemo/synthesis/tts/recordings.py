@@ -11,7 +11,7 @@ from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.rows import JsonlRows, Row, TarFile, expand_paths
-from vtblender_nemo.synthesis.input_rows import digest_of
+from vtblender_nemo.synthesis.inputs.rows import digest_of
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, EngineConfig, Speech, SpeechEngine, SpeechRequest
 from vtblender_nemo.synthesis.work import Refused
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.text_normalization import Normalizer, resolve_normalizer
+from vtblender_nemo.synthesis.mixed_modal.text_normalization import Normalizer, resolve_normalizer
 from vtblender_nemo.synthesis.work import Refused
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.synthesis.input_rows import InputRows, digest_of
-from vtblender_nemo.synthesis.speech_inputs import SpeechRows
+from vtblender_nemo.synthesis.inputs.rows import InputRows, digest_of
+from vtblender_nemo.synthesis.inputs.speech import SpeechRows
 
 UTTERANCES, SOURCES = "utterances", "sources"
 """Fields of a joined row: the texts and the ids of its utterances, in their order."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from enum import Enum
 
-from vtblender_nemo.synthesis.crew import Step, deal
-from vtblender_nemo.synthesis.jobs import Job
+from vtblender_nemo.synthesis.engine.crew import Step, deal
+from vtblender_nemo.synthesis.engine.jobs import Job
 
 
 class Launcher(str, Enum):
@@ -33,12 +33,12 @@ def launch(
         WorkersLostError: workers die again and again.
     """
     if launcher is Launcher.ray:
-        from vtblender_nemo.synthesis.ray_cluster import RayCrew
+        from vtblender_nemo.synthesis.engine.ray_cluster import RayCrew
 
         return deal(RayCrew(job, workers, gpus_per_worker), todo, workers)
     if workers == 1:
         return _here(job, todo)
-    from vtblender_nemo.synthesis.local_processes import ProcessCrew
+    from vtblender_nemo.synthesis.engine.local_processes import ProcessCrew
 
     return deal(ProcessCrew(job, gpus_per_worker), todo, workers)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Text, Turn
 from vtblender_nemo.common.errors import ConfigError, DataError, ModelFileError
-from vtblender_nemo.synthesis.llm_clients import LLM, Decoding, Messages
+from vtblender_nemo.synthesis.llm.clients import LLM, Decoding, Messages
 from vtblender_nemo.synthesis.work import Refused
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.rows import JsonlRows, Row, TarFile
-from vtblender_nemo.synthesis.input_rows import InputRows, digest_of, existing, one_kind
+from vtblender_nemo.synthesis.inputs.rows import InputRows, digest_of, existing, one_kind
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -124,8 +124,8 @@ class _Moved:
         return audio if self._prefixes[file] == "." else os.path.join(self._prefixes[file], audio)  # noqa: PTH118
 
 
-class ManifestRows(SpeechRows):
-    """NeMo manifests whose audio lies in files; their paths start from the manifests' common folder."""
+class _FileRows(SpeechRows):
+    """Rows whose audio lies in files; their paths start from the common folder of what names them."""
 
     def __init__(self, manifests: Sequence[Path]) -> None:
         super().__init__(manifests)
@@ -133,6 +133,10 @@ class ManifestRows(SpeechRows):
 
     def entry(self, manifests: str) -> dict[str, Any]:
         return {"type": "nemo", "manifest_filepath": manifests, "audio_dir": str(self._moved.folder)}
+
+
+class ManifestRows(_FileRows):
+    """NeMo manifests whose audio lies in files."""
 
     def _read(self, index: int) -> tuple[Any, Mapping[str, Any]]:
         id, data = super()._read(index)
@@ -199,15 +203,8 @@ class TarredRows(SpeechRows):
         return shard
 
 
-class CutRows(SpeechRows):
+class CutRows(_FileRows):
     """Lhotse cuts over audio files, as the rows that a NeMo manifest of them would have."""
-
-    def __init__(self, manifests: Sequence[Path]) -> None:
-        super().__init__(manifests)
-        self._moved = _Moved(manifests)
-
-    def entry(self, manifests: str) -> dict[str, Any]:
-        return {"type": "nemo", "manifest_filepath": manifests, "audio_dir": str(self._moved.folder)}
 
     def _read(self, index: int) -> tuple[Any, Mapping[str, Any]]:
         cut = _cut(self._rows[index])
@@ -275,6 +272,6 @@ def _cut(row: Row) -> Cut:
 
 
 def _row_of(cut: Cut, audio: str) -> dict[str, Any]:
-    from vtblender_nemo.data.speech_sources import _fields_of
+    from vtblender_nemo.data.speech_sources import fields_of
 
-    return {**_fields_of(cut), "id": cut.id, "audio_filepath": audio, "offset": cut.start, "duration": cut.duration}
+    return {**fields_of(cut), "id": cut.id, "audio_filepath": audio, "offset": cut.start, "duration": cut.duration}

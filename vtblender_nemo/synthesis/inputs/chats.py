@@ -14,7 +14,7 @@ import numpy as np
 from vtblender_nemo.common.conversation import ROLES
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.rows import JsonlRows
-from vtblender_nemo.synthesis.input_rows import InputRows, digest_of, existing
+from vtblender_nemo.synthesis.inputs.rows import InputRows, digest_of, existing
 
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"} | {role: role for role in ROLES}
 _ID_COLUMNS = ("id", "uuid", "conversation_id")  # the last two are Magpie's

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vtblender_nemo.common.errors import DataError
-from vtblender_nemo.synthesis.input_rows import InputRows
+from vtblender_nemo.synthesis.engine.writer import ShardWriter
+from vtblender_nemo.synthesis.inputs.rows import InputRows
 from vtblender_nemo.synthesis.work import InputRow, Outcome, Refused, Work
-from vtblender_nemo.synthesis.writer import ShardWriter
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,18 @@ from typing import Any
 
 from vtblender_nemo.common.conversation import Turn
 from vtblender_nemo.data.typed import mapping, read_config
-from vtblender_nemo.synthesis.asr_gate import GateConfig, open_gate
-from vtblender_nemo.synthesis.chat_filters import ChatFilterConfig, open_counter, read_chat, turn_text
-from vtblender_nemo.synthesis.segments import Allowed, Span, SpanConfig, draw_spans, draw_turns, split_sentences
-from vtblender_nemo.synthesis.speakable import SpeakableConfig, speakable
-from vtblender_nemo.synthesis.text_normalization import open_normalizer, resolve_normalizer
+from vtblender_nemo.synthesis.mixed_modal.asr_gate import GateConfig, open_gate
+from vtblender_nemo.synthesis.mixed_modal.chat_filters import ChatFilterConfig, open_counter, read_chat, turn_text
+from vtblender_nemo.synthesis.mixed_modal.segments import (
+    Allowed,
+    Span,
+    SpanConfig,
+    draw_spans,
+    draw_turns,
+    split_sentences,
+)
+from vtblender_nemo.synthesis.mixed_modal.speakable import SpeakableConfig, speakable
+from vtblender_nemo.synthesis.mixed_modal.text_normalization import open_normalizer, resolve_normalizer
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechEngine, SpeechRequest
 from vtblender_nemo.synthesis.tts.blend import SpeechBlend, read_blend
 from vtblender_nemo.synthesis.work import Clip, InputRow, Made, Outcome, Refused, Work, Worker

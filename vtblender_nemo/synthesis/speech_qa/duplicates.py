@@ -17,10 +17,10 @@ import yaml
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json, write_text
-from vtblender_nemo.synthesis.engine import ENTRY, SUMMARY, Summary
-from vtblender_nemo.synthesis.utterance_groups import recording_name
-from vtblender_nemo.synthesis.word_overlap import words
-from vtblender_nemo.synthesis.writer import MANIFEST, REJECTED, json_line, shard_name
+from vtblender_nemo.synthesis.engine.synthesize import ENTRY, SUMMARY, Summary
+from vtblender_nemo.synthesis.engine.writer import MANIFEST, REJECTED, json_line, shard_name
+from vtblender_nemo.synthesis.inputs.utterance_groups import recording_name
+from vtblender_nemo.synthesis.speech_qa.word_overlap import words
 
 UNIQUE = "unique.jsonl"
 """What is kept of a shard, beside its manifest."""

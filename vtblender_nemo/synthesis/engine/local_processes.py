@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.crew import Crew, News
-from vtblender_nemo.synthesis.jobs import Job
+from vtblender_nemo.synthesis.engine.crew import Crew, News
+from vtblender_nemo.synthesis.engine.jobs import Job
 
 logger = logging.getLogger(__name__)
 

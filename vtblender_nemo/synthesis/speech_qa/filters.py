@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
-from vtblender_nemo.synthesis.llm_clients import LLMClient
-from vtblender_nemo.synthesis.replies import ANSWER_SCHEMA, parse_answer
-from vtblender_nemo.synthesis.word_overlap import (
+from vtblender_nemo.synthesis.llm.clients import LLMClient
+from vtblender_nemo.synthesis.speech_qa.replies import ANSWER_SCHEMA, parse_answer
+from vtblender_nemo.synthesis.speech_qa.word_overlap import (
     agreement,
     content_words,
     share_within,
@@ -22,7 +22,7 @@ from vtblender_nemo.synthesis.word_overlap import (
 from vtblender_nemo.synthesis.work import Refused
 
 if TYPE_CHECKING:
-    from vtblender_nemo.synthesis.qa_prompts import QaPrompts
+    from vtblender_nemo.synthesis.speech_qa.prompts import QaPrompts
 
 _YES = frozenset("yes yeah ja oui si sí sim tak ano да evet 是".split())
 _NO = frozenset("no nope nein non não nie ne нет hayır 不".split())

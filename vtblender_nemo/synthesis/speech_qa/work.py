@@ -15,13 +15,13 @@ import yaml
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.prompts import language_name
-from vtblender_nemo.synthesis.llm_clients import LLM, LLMClient, Messages
-from vtblender_nemo.synthesis.qa_filters import Candidate, FilterOptions, make_filters
-from vtblender_nemo.synthesis.qa_prompts import QaPrompts
-from vtblender_nemo.synthesis.replies import PAIRS_SCHEMA, Pair, clean, parse_pairs
-from vtblender_nemo.synthesis.speech_inputs import SpeechRows
-from vtblender_nemo.synthesis.utterance_groups import SOURCES, UTTERANCES
-from vtblender_nemo.synthesis.word_overlap import words
+from vtblender_nemo.synthesis.inputs.speech import SpeechRows
+from vtblender_nemo.synthesis.inputs.utterance_groups import SOURCES, UTTERANCES
+from vtblender_nemo.synthesis.llm.clients import LLM, LLMClient, Messages
+from vtblender_nemo.synthesis.speech_qa.filters import Candidate, FilterOptions, make_filters
+from vtblender_nemo.synthesis.speech_qa.prompts import QaPrompts
+from vtblender_nemo.synthesis.speech_qa.replies import PAIRS_SCHEMA, Pair, clean, parse_pairs
+from vtblender_nemo.synthesis.speech_qa.word_overlap import words
 from vtblender_nemo.synthesis.work import InputRow, Made, Outcome, Refused, Work
 
 _LANGUAGE_FIELDS = ("source_lang", "lang", "language")

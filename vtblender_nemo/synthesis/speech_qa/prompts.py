@@ -11,7 +11,7 @@ from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.prompts import language_name
-from vtblender_nemo.synthesis.llm_clients import Messages
+from vtblender_nemo.synthesis.llm.clients import Messages
 
 _FIELDS: dict[str, frozenset[str]] = {
     "ask": frozenset({"count", "kinds", "language", "transcript"}),

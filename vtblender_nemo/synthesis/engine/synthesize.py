@@ -22,12 +22,10 @@ from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json, write_text
 from vtblender_nemo.common.job_folder import JOB, alone, is_begun
 from vtblender_nemo.common.progress import progress_bar
-from vtblender_nemo.synthesis.crew import Step
-from vtblender_nemo.synthesis.input_rows import InputRows
-from vtblender_nemo.synthesis.jobs import Job
-from vtblender_nemo.synthesis.launchers import Launcher, launch
-from vtblender_nemo.synthesis.work import Work
-from vtblender_nemo.synthesis.writer import (
+from vtblender_nemo.synthesis.engine.crew import Step
+from vtblender_nemo.synthesis.engine.jobs import Job
+from vtblender_nemo.synthesis.engine.launchers import Launcher, launch
+from vtblender_nemo.synthesis.engine.writer import (
     AUDIO,
     MANIFEST,
     add_empty_tars,
@@ -36,6 +34,8 @@ from vtblender_nemo.synthesis.writer import (
     shard_pattern,
     sweep,
 )
+from vtblender_nemo.synthesis.inputs.rows import InputRows
+from vtblender_nemo.synthesis.work import Work
 
 logger = logging.getLogger(__name__)
 

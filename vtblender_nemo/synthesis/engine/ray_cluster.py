@@ -14,8 +14,8 @@ from typing import Any
 
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
-from vtblender_nemo.synthesis.crew import Crew, News
-from vtblender_nemo.synthesis.jobs import Job, ShardMaker
+from vtblender_nemo.synthesis.engine.crew import Crew, News
+from vtblender_nemo.synthesis.engine.jobs import Job, ShardMaker
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, VTBlenderError
-from vtblender_nemo.synthesis.llm_clients import LLM, Messages
+from vtblender_nemo.synthesis.llm.clients import LLM, Messages
 from vtblender_nemo.synthesis.work import Refused
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Carries a work out: shards, workers, and going on after a kill."""

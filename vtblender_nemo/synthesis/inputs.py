@@ -1,7 +1,0 @@
-"""What synthesis reads: `open_speech` for transcribed speech, `open_chats` for chats; both give `InputRows`."""
-
-from vtblender_nemo.synthesis.chat_inputs import open_chats
-from vtblender_nemo.synthesis.input_rows import InputRows
-from vtblender_nemo.synthesis.speech_inputs import SpeechRows, open_speech
-
-__all__ = ["InputRows", "SpeechRows", "open_chats", "open_speech"]

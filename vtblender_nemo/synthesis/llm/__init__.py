@@ -1,0 +1,1 @@
+"""Language models that write data: local ones and endpoints."""

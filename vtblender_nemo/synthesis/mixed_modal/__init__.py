@@ -1,0 +1,1 @@
+"""Chats whose text becomes speech in part."""

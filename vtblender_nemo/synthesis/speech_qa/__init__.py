@@ -1,0 +1,1 @@
+"""Questions and answers about speech, written by an LLM."""
