@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.helpers.chat_server import ChatServer
 from tests.helpers.corpora import noise, write_audio, write_lines
@@ -75,12 +74,10 @@ def test_four_commands_make_a_blend_that_is_clean_and_trains(tmp_path: Path, mak
         "prepare_corpus.py", "--corpus=librispeech", "--input", tmp_path / "LibriSpeech", "--output-dir", made["asr"]
     )
     command("prepare_corpus.py", "--corpus=chats", "--input", tmp_path / "chats", "--output-dir", made["text"])
-    (recordings,) = yaml.safe_load((made["asr"] / "input_cfg.yaml").read_text())
     with ChatServer(ask_about) as server:
         command(
             "synthesize_sqa.py",
-            *("--input", made["asr"] / recordings["manifest_filepath"]),
-            *("--tar", made["asr"] / recordings["tarred_audio_filepaths"]),
+            *("--input", made["asr"] / "input_cfg.yaml"),
             *("--output-dir", made["sqa"], "--model", "m", "--base-url", server.url),
             OPENAI_API_KEY="none",
         )

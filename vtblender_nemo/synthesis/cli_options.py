@@ -24,7 +24,7 @@ SpeechInput = Annotated[
     typer.Option(
         "--input",
         help="Transcribed speech: a NeMo manifest, Lhotse cuts or a Lhotse shar folder; several of one kind by repeating "
-        "it, or by a numbered pattern such as manifest__OP_0..7_CL_.json.",
+        "it, or by a numbered pattern such as manifest__OP_0..7_CL_.json. Or the input_cfg.yaml that prepare_corpus has left.",
     ),
 ]
 Tars = Annotated[

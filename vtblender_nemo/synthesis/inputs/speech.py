@@ -6,21 +6,31 @@ output row that keeps them is read by the entry that `SpeechRows.entry` gives. N
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.data.config import read_input_cfg
 from vtblender_nemo.data.rows import JsonlRows, Row, TarFile
 from vtblender_nemo.synthesis.inputs.rows import InputRows, digest_of, existing, one_kind
+from vtblender_nemo.synthesis.work import InputRow
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 _PROBED_ROWS = 100  # rows looked at to tell a file's format: the first may be broken
+_SPEECH_TYPES = {
+    "nemo": "manifest_filepath",
+    "nemo_tarred": "manifest_filepath",
+    "lhotse": "cuts_path",
+    "lhotse_shar": "shar_path",
+}
 _INPUTS = "NeMo manifests, Lhotse cuts (JSONL or JSONL.gz) or Lhotse shar folders"
 
 
@@ -29,20 +39,58 @@ def open_speech(paths: Sequence[str | Path], tars: Sequence[str | Path] | None =
 
     Args:
         paths: NeMo manifests, files of Lhotse cuts, or folders of Lhotse shar; numbered patterns such as
-            `manifest__OP_0..7_CL_.json` are written out. All are of one kind.
+            `manifest__OP_0..7_CL_.json` are written out. Or YAML files of sources, as `prepare_corpus` leaves them, which
+            name such files and their tars. All are of one kind.
         tars: the tars that hold a NeMo manifest's audio: one for every manifest, or several for one manifest whose
             rows have `shard_id`.
 
     Raises:
         ConfigError: no rows, files that are missing, of an unknown format or of several, tars that do not match.
     """
+    paths, tars, tags = _written_out(paths, tars)
     files = existing(paths)
     kind = one_kind({path: _kind(path) for path in files}, expected=f"only {_INPUTS}")
     if tars:
         if kind != "nemo":
             raise ConfigError("tars beside input that needs none", value=kind, expected="NeMo manifests", knob="--tar")
-        return TarredRows(files, existing(tars, knob="--tar"))
-    return {"nemo": ManifestRows, "lhotse": CutRows, "lhotse_shar": SharRows}[kind](files)
+        rows: SpeechRows = TarredRows(files, existing(tars, knob="--tar"))
+    else:
+        rows = {"nemo": ManifestRows, "lhotse": CutRows, "lhotse_shar": SharRows}[kind](files)
+    rows.tags = tags
+    return rows
+
+
+def _written_out(
+    paths: Sequence[str | Path], tars: Sequence[str | Path] | None
+) -> tuple[list[str | Path], list[str | Path], dict[str, Any]]:
+    """Data files, tars and tags, with those that YAML files of sources name in place of the YAML files."""
+    found: list[str | Path] = []
+    all_tars: list[str | Path] = list(tars or [])
+    tags: list[dict[str, Any]] = []
+    for path in paths:
+        if Path(path).suffix not in (".yaml", ".yml"):
+            found.append(path)
+            tags.append({})
+            continue
+        for entry in read_input_cfg(path, "--input"):
+            if entry.get("type") not in _SPEECH_TYPES or "audio_dir" in entry:
+                raise ConfigError(
+                    "not a source of transcribed speech",
+                    path=Path(path),
+                    value=entry,
+                    expected=f"type {', '.join(_SPEECH_TYPES)}, without audio_dir",
+                    knob="--input",
+                )
+            found += _as_list(entry.get(_SPEECH_TYPES[entry["type"]]))
+            all_tars += _as_list(entry.get("tarred_audio_filepaths"))
+            tags.append(entry.get("tags") or {})
+    if any(one != tags[0] for one in tags):
+        raise ConfigError("inputs of different tags", value=tags, expected="one job for each", knob="--input")
+    return found, all_tars, tags[0] if tags else {}
+
+
+def _as_list(value: Any) -> list[str | Path]:
+    return [value] if isinstance(value, str | Path) else list(value or [])
 
 
 def _kind(path: Path) -> str:
@@ -70,7 +118,13 @@ def _kind(path: Path) -> str:
 
 
 class SpeechRows(InputRows):
-    """Rows with `audio_filepath`, `duration` (s), `offset` (s), `text`, and what else the row had."""
+    """Rows with `audio_filepath`, `duration` (s), `offset` (s), `text`, and what else the row had.
+
+    Attributes:
+        tags: fields given to every row, in place of the row's own.
+    """
+
+    tags: Mapping[str, Any] = {}
 
     def __init__(self, manifests: Sequence[Path]) -> None:
         super().__init__([str(path) for path in manifests])
@@ -79,9 +133,14 @@ class SpeechRows(InputRows):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __getitem__(self, index: int) -> InputRow:
+        row = super().__getitem__(index)
+        return replace(row, data={**row.data, **self.tags})
+
     @property
     def digest(self) -> str:
-        return digest_of([file.path for file in self._rows.files])
+        tags = [json.dumps(self.tags, sort_keys=True)] if self.tags else []
+        return digest_of([*(file.path for file in self._rows.files), *tags])
 
     def position(self, index: int) -> tuple[int, str, int]:
         file, line = self._rows.locate(index)
