@@ -130,3 +130,11 @@ def test_what_is_missing_names_its_entry(tmp_path):
     speech = {"type": "nemo", "manifest_filepath": good["manifest_filepath"], "prompts": "nowhere.yaml"}
     with pytest.raises(ConfigError, match=r"file of wordings is missing.*input_cfg\[1\].prompts"):
         read_sources([good, speech], sampling_rate=RATE)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch_size", 0), ("max_rows", 0), ("on_bad_row", "no"), ("max_duration", -1.0)]
+)
+def test_mistakes_of_validation_name_their_key(key, value):
+    with pytest.raises(ConfigError, match=f"found.*data.validation_ds.{key}"):
+        ValidationConfig(**{key: value}).check("data.validation_ds")

@@ -6,7 +6,7 @@
 - ranks that read the same rows: test_data_blend.test_over_ranks_a_pass_reads_each_row_once,
   test_data_ranks.test_two_processes_read_apart_and_resume_each_its_own
 - a source that runs dry: test_data_blend.test_a_finished_source_goes_on_and_keeps_its_share
-- augmentation that silently does nothing: test_data_augment
+- augmentation that silently does nothing: test_data_augment, test_data_augment_blend
 """
 
 from __future__ import annotations
