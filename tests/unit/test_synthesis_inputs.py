@@ -96,10 +96,11 @@ def test_a_file_of_sources_names_manifests_tars_and_tags(tmp_path: Path) -> None
         write_jsonl(tmp_path / f"manifest_{tar}.json", rows)
     files = {"manifest_filepath": "manifest__OP_0..1_CL_.json", "tarred_audio_filepaths": "audio__OP_0..1_CL_.tar"}
     entry = {"type": "nemo_tarred", **files, "tags": {"source_lang": "de"}}
-    (tmp_path / "input_cfg.yaml").write_text(yaml.safe_dump([entry]))
+    translation = {**entry, "text_field": "translation", "tags": {"source_lang": "de", "target_lang": "en"}}
+    (tmp_path / "input_cfg.yaml").write_text(yaml.safe_dump([entry, translation]))
     named = open_speech([tmp_path / "input_cfg.yaml"])
     plain = open_speech([tmp_path / files["manifest_filepath"]], [tmp_path / files["tarred_audio_filepaths"]])
-    assert [named[n].data for n in range(4)] == [{**plain[n].data, "source_lang": "de"} for n in range(4)]
+    assert [named[n].data for n in range(4)] == [{**plain[n].data, **translation["tags"]} for n in range(4)]
     assert named.digest != plain.digest
     found = levels_read_again(named, tmp_path / "out")
     assert found == [("00", 0.1, 0.5), ("01", 0.2, 0.5), ("10", 0.3, 0.5), ("11", 0.4, 0.5)]
@@ -109,10 +110,16 @@ def test_files_of_sources_that_are_no_speech(tmp_path: Path) -> None:
     (tmp_path / "chats.yaml").write_text(yaml.safe_dump([{"type": "text_chat", "manifest_filepath": "a.jsonl"}]))
     with pytest.raises(ConfigError, match=r"chats\.yaml.*not a source of transcribed speech.*--input"):
         open_speech([tmp_path / "chats.yaml"])
-    entries = [{"type": "nemo", "manifest_filepath": "a.jsonl", "tags": {"source_lang": code}} for code in ("de", "es")]
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(entries))
-    with pytest.raises(ConfigError, match="different tags.*one job for each"):
-        open_speech([tmp_path / "two.yaml"])
+
+
+def test_sources_of_several_languages_keep_their_tags(tmp_path: Path) -> None:
+    entries = []
+    for code in ("de", "es"):
+        write_jsonl(tmp_path / f"{code}.jsonl", speech_rows(tmp_path, [0.5, 0.5]))
+        entries.append({"type": "nemo", "manifest_filepath": f"{code}.jsonl", "tags": {"source_lang": code}})
+    (tmp_path / "input_cfg.yaml").write_text(yaml.safe_dump(entries))
+    rows = open_speech([tmp_path / "input_cfg.yaml"])
+    assert [rows[n].data["source_lang"] for n in range(4)] == ["de", "de", "es", "es"]
 
 
 def test_one_manifest_for_all_tars_is_parted_by_shard_id(tmp_path: Path) -> None:

@@ -97,9 +97,9 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
 
 def quiet_host() -> None:
     """Leaves only warnings that a user can act on: the host speaks of telemetry, optional parts and its own defaults."""
-    from nemo.utils import logging as nemo_logging
+    import nemo.utils  # noqa: F401  (sets its logger's level when it is loaded)
 
-    nemo_logging.setLevel(logging.ERROR)
+    logging.getLogger("nemo_logger").setLevel(logging.ERROR)
     for name in ("hydra.utils", "nv_one_logger", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "hydra.utils" else logging.ERROR)
     warnings.filterwarnings("ignore", module="(lightning|nemo)")

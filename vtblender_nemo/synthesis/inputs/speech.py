@@ -47,8 +47,7 @@ def open_speech(paths: Sequence[str | Path], tars: Sequence[str | Path] | None =
     Raises:
         ConfigError: no rows, files that are missing, of an unknown format or of several, tars that do not match.
     """
-    paths, tars, tags = _written_out(paths, tars)
-    files = existing(paths)
+    files, tars, tags = _written_out(paths, tars)
     kind = one_kind({path: _kind(path) for path in files}, expected=f"only {_INPUTS}")
     if tars:
         if kind != "nemo":
@@ -62,15 +61,17 @@ def open_speech(paths: Sequence[str | Path], tars: Sequence[str | Path] | None =
 
 def _written_out(
     paths: Sequence[str | Path], tars: Sequence[str | Path] | None
-) -> tuple[list[str | Path], list[str | Path], dict[str, Any]]:
-    """Data files, tars and tags, with those that YAML files of sources name in place of the YAML files."""
-    found: list[str | Path] = []
+) -> tuple[list[Path], list[str | Path], dict[str, dict[str, Any]]]:
+    """Data files, tars and the files' tags, with those that YAML files of sources name in place of the YAML files.
+
+    Sources that teach other things by the same files, as transcripts and translations, give these once.
+    """
+    found: list[Path] = []
     all_tars: list[str | Path] = list(tars or [])
-    tags: list[dict[str, Any]] = []
+    tags: dict[str, dict[str, Any]] = {}
     for path in paths:
         if Path(path).suffix not in (".yaml", ".yml"):
-            found.append(path)
-            tags.append({})
+            found += existing([path])
             continue
         for entry in read_input_cfg(path, "--input"):
             if entry.get("type") not in _SPEECH_TYPES or "audio_dir" in entry:
@@ -81,12 +82,13 @@ def _written_out(
                     expected=f"type {', '.join(_SPEECH_TYPES)}, without audio_dir",
                     knob="--input",
                 )
-            found += _as_list(entry.get(_SPEECH_TYPES[entry["type"]]))
-            all_tars += _as_list(entry.get("tarred_audio_filepaths"))
-            tags.append(entry.get("tags") or {})
-    if any(one != tags[0] for one in tags):
-        raise ConfigError("inputs of different tags", value=tags, expected="one job for each", knob="--input")
-    return found, all_tars, tags[0] if tags else {}
+            files = existing(_as_list(entry.get(_SPEECH_TYPES[entry["type"]])))
+            if str(files[0]) not in tags:
+                found += files
+                all_tars += _as_list(entry.get("tarred_audio_filepaths"))
+            for file in files:
+                tags.setdefault(str(file), {}).update(entry.get("tags") or {})
+    return found, all_tars, tags
 
 
 def _as_list(value: Any) -> list[str | Path]:
@@ -121,10 +123,10 @@ class SpeechRows(InputRows):
     """Rows with `audio_filepath`, `duration` (s), `offset` (s), `text`, and what else the row had.
 
     Attributes:
-        tags: fields given to every row, in place of the row's own.
+        tags: by file, or by folder of shar: fields given to every row of it, in place of the row's own.
     """
 
-    tags: Mapping[str, Any] = {}
+    tags: Mapping[str, Mapping[str, Any]] = {}
 
     def __init__(self, manifests: Sequence[Path]) -> None:
         super().__init__([str(path) for path in manifests])
@@ -135,11 +137,13 @@ class SpeechRows(InputRows):
 
     def __getitem__(self, index: int) -> InputRow:
         row = super().__getitem__(index)
-        return replace(row, data={**row.data, **self.tags})
+        _, file, _ = self.position(index)
+        tags = self.tags.get(file) or self.tags.get(str(Path(file).parent)) or {}
+        return replace(row, data={**row.data, **tags})
 
     @property
     def digest(self) -> str:
-        tags = [json.dumps(self.tags, sort_keys=True)] if self.tags else []
+        tags = [json.dumps(list(self.tags.values()), sort_keys=True)] if any(self.tags.values()) else []
         return digest_of([*(file.path for file in self._rows.files), *tags])
 
     def position(self, index: int) -> tuple[int, str, int]:
