@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,13 +151,13 @@ class SpeechRows(InputRows):
         file, line = self._rows.locate(index)
         return file, str(self._rows.files[file].path), line + 1
 
+    @abstractmethod
     def entry(self, manifests: str) -> dict[str, Any]:
         """How the rows are read again, as an entry of `input_cfg`.
 
         Args:
             manifests: the path, or the numbered pattern, of output manifests whose rows kept their audio fields.
         """
-        raise NotImplementedError
 
     def _read(self, index: int) -> tuple[Any, Mapping[str, Any]]:
         data = self._rows[index].data

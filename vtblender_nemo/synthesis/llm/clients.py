@@ -67,7 +67,7 @@ class LLMClient(Protocol):
             A text for every prompt, or why there is none; one prompt that cannot be answered costs the others nothing.
 
         Raises:
-            VTBlenderError: nothing more can be answered for now (not a `DataError`).
+            VTBlenderError: nothing more can be answered until something is mended (not a `DataError`).
         """
 
 
