@@ -114,7 +114,7 @@ def main(
     ```
     python examples/synthesize_sqa.py --input data/asr.jsonl --output-dir data/sqa \
       --base-url http://localhost:8000/v1 --model google/gemma-2-27b-it \
-      --questions 2 --kinds all --unanswerable 0.2 --check-blind
+      --questions 2 --kinds all --unanswerable 0.2 --check-blind --check-reread
     ```
     """
     from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize

@@ -249,16 +249,21 @@ def test_a_recording_is_a_part_of_a_file_where_its_row_says_so(tmp_path):
     assert part.provenance == {"recording": {"audio_filepath": "long.wav", "offset": 0.5, "duration": 0.25}}
 
 
-def test_rows_that_cannot_be_used_are_left_out_of_the_index_and_counted(tmp_path):
-    manifest = write_recordings(
-        tmp_path, [{"text": "yes"}, {"text": "no", "duration": 50.0}, {"text": "..."}, {"audio_filepath": "x.wav"}]
-    )
+def test_rows_that_cannot_be_used_are_left_out_of_the_index_and_told(tmp_path, caplog):
+    bad = [{"text": "no", "duration": 50.0}, {"text": "..."}, {"audio_filepath": "x.wav"}, {"text": "a", "offset": "1"}]
+    manifest = write_recordings(tmp_path, [{"text": "yes"}, *bad])
     with Path(manifest).open("a") as file:
         file.write("{broken\n")
     engine = RecordingsConfig([manifest]).open("en")
     assert engine.knows("yes")
     assert not engine.knows("no")
-    assert engine.unusable == 4
+    assert not engine.knows("a")
+    assert "5 of 6 recordings have no text, or are too long" in caplog.text
+
+
+def test_recordings_none_of_which_can_be_used(tmp_path):
+    with pytest.raises(ConfigError, match=r"no recording can be used; found '2 rows'.*40.0 s.*manifests"):
+        RecordingsConfig([write_recordings(tmp_path, [{"text": "no", "duration": 50.0}, {"text": "..."}])]).open("en")
 
 
 def test_a_recording_whose_audio_is_missing_is_refused(tmp_path):

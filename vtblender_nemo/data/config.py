@@ -170,7 +170,7 @@ class ReverbConfig:
     prob: float = 0.0
     """Share of the conversations that are changed."""
     manifest_filepath: Any = None
-    """JSONL of impulse responses, `{"audio_filepath", "duration"?, "offset"?}`; the first channel is taken."""
+    """JSONL of impulse responses, `{"audio_filepath", "duration"?, "offset"?}`; channels are averaged."""
     folder: str | Path | None = None
     """A folder of impulse responses, searched with all below it."""
     t60: list[float] = field(default_factory=lambda: [0.2, 0.8])

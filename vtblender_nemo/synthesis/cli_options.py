@@ -55,7 +55,10 @@ RowsPerShard = Annotated[
 ]
 BatchRows = Annotated[int, typer.Option("--batch-rows", min=1, help="Rows that are worked on at once.")]
 GpusPerWorker = Annotated[
-    int, typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker alone; 0 shows all of them to all.")
+    int,
+    typer.Option(
+        "--gpus-per-worker", min=0, help="GPUs of each worker alone; 0 shows all of them to all, under Ray none."
+    ),
 ]
 
 

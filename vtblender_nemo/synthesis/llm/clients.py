@@ -38,11 +38,15 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ConfigError("answers without room", value=self.max_new_tokens, expected="at least 1 token")
+            raise ConfigError(
+                "answers without room", value=self.max_new_tokens, expected="at least 1 token", knob="--max-new-tokens"
+            )
         if not self.temperature >= 0:
-            raise ConfigError("negative temperature", value=self.temperature, expected="0 or more")
+            raise ConfigError(
+                "negative temperature", value=self.temperature, expected="0 or more", knob="--temperature"
+            )
         if not 0 < self.top_p <= 1:
-            raise ConfigError("top_p is no share", value=self.top_p, expected="more than 0, at most 1")
+            raise ConfigError("top_p is no share", value=self.top_p, expected="more than 0, at most 1", knob="--top-p")
 
     def seed_of(self, messages: Messages) -> int:
         """The seed of one prompt, 31 bits: it follows from the prompt, so that its company in a batch changes nothing."""

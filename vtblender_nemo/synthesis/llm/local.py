@@ -45,9 +45,13 @@ class LocalLLM(LLM):
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ConfigError("unknown type of weights", value=self.dtype, expected=f"one of {', '.join(DTYPES)}")
+            raise ConfigError(
+                "unknown type of weights", value=self.dtype, expected=f"one of {', '.join(DTYPES)}", knob="--dtype"
+            )
         if self.batch_size < 1:
-            raise ConfigError("batches without prompts", value=self.batch_size, expected="at least 1")
+            raise ConfigError(
+                "batches without prompts", value=self.batch_size, expected="at least 1", knob="--llm-batch-size"
+            )
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "dtype": self.dtype}

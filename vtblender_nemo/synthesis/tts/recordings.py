@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from vtblender_nemo.data.rows import JsonlRows, Row, TarFile, expand_paths
 from vtblender_nemo.synthesis.inputs.rows import digest_of
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, EngineConfig, Speech, SpeechEngine, SpeechRequest
 from vtblender_nemo.synthesis.work import Refused
+
+logger = logging.getLogger(__name__)
 
 
 def open_comparison(language: str) -> Callable[[str], str]:
@@ -84,22 +87,34 @@ class Recordings(SpeechEngine):
         self._tars = None if config.tars is None else [TarFile(path) for path in expand_paths(config.tars, knob="tars")]
         self._compare = functools.lru_cache(maxsize=100_000)(open_comparison(language))
         self._found: dict[str, list[int]] = {}
-        self.unusable = 0
-        for index in range(len(self._rows)):
-            self._add(index, config.max_secs)
+        usable = sum(self._add(index, config.max_secs) for index in range(len(self._rows)))
+        if not usable:
+            raise ConfigError(
+                "no recording can be used",
+                path=paths[0],
+                value=f"{len(self._rows)} rows",
+                expected=f"text, and at most {config.max_secs} s",
+                knob="manifests",
+            )
+        if usable < len(self._rows):
+            logger.warning(
+                "%d of %d recordings have no text, or are too long", len(self._rows) - usable, len(self._rows)
+            )
 
-    def _add(self, index: int, max_secs: float) -> None:
+    def _add(self, index: int, max_secs: float) -> bool:
+        """Files a recording under its words; False if it cannot be used."""
         try:
             row = self._rows[index].data
         except DataError:
-            self.unusable += 1
-            return
-        text, duration = row.get("text"), row.get("duration")
+            return False
+        text, times = row.get("text"), [row.get("duration"), row.get("offset")]
+        if not all(time is None or isinstance(time, int | float) for time in times):
+            return False
         key = self._compare.__wrapped__(text) if isinstance(text, str) else ""
-        if key and (duration is None or duration <= max_secs):
-            self._found.setdefault(key, []).append(index)
-        else:
-            self.unusable += 1
+        if not key or (times[0] is not None and times[0] > max_secs):
+            return False
+        self._found.setdefault(key, []).append(index)
+        return True
 
     def knows(self, text: str) -> bool:
         return self._compare(text) in self._found
