@@ -81,6 +81,8 @@ class _Toner:
             (self._work.flags / f"here-{os.getpid()}").touch()
             while len(list(self._work.flags.glob("here-*"))) < 2:
                 time.sleep(0.01)
+        while "hold" in text and not (self._work.flags / "go").exists():
+            time.sleep(0.01)
         if "die-always" in text:
             os.kill(os.getpid(), signal.SIGKILL)
         if "crash" in text:
