@@ -13,6 +13,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["MPLBACKEND"] = "Agg"
 
+import logging
 import random
 
 import numpy as np
@@ -28,6 +29,12 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (libraries draw from it)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _hear_every_level(caplog: pytest.LogCaptureFixture) -> None:
+    """NeMo's logger sets the levels of pytest's handlers with its own, which would outlast the test."""
+    caplog.handler.setLevel(logging.NOTSET)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
