@@ -384,15 +384,8 @@ def test_a_lightning_checkpoint_holds_the_data_state(corpus, tmp_path):
 
     def run(steps: int, ckpt: str | None = None, workers: int = 0) -> list[list[str]]:
         model = Model()
-        trainer = Trainer(
-            max_steps=steps,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            use_distributed_sampler=False,
-        )
+        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+        trainer = Trainer(max_steps=steps, accelerator="cpu", use_distributed_sampler=False, **quiet)
         trainer.fit(model, datamodule=module(train_ds(corpus, num_workers=workers)), ckpt_path=ckpt)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         return model.seen

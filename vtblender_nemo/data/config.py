@@ -203,7 +203,10 @@ class TelephoneConfig:
 
 @dataclass
 class AugmentConfig:
-    """The keys of `data.train_ds.augment`; effects are drawn apart and applied in this order."""
+    """The keys of `data.train_ds.augment`; effects are drawn apart and applied in this order.
+
+    But a telephone line passes speech and noise apart, before the noise gets its level.
+    """
 
     speed: SpeedConfig | None = None
     """Speed and pitch."""

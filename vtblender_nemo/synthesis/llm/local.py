@@ -5,6 +5,7 @@ Shape letters: B prompts, T positions, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from vtblender_nemo.synthesis.work import Refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -75,6 +78,8 @@ class LocalLLM(LLM):
 
         spread = self.device == "auto" and torch.cuda.is_available()
         device = "cpu" if self.device == "auto" else self.device
+        if self.device == "auto" and not spread:
+            logger.warning("no GPU is visible: the LLM runs on the CPU (--device cpu says that it shall)")
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
         try:
             model = AutoModelForCausalLM.from_pretrained(
