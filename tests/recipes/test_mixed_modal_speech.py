@@ -236,7 +236,6 @@ def test_the_command_listens_to_what_it_made(recogniser, tmp_path):
 
 
 def test_nemos_grammars_write_text_out_for_speaking():
-    pytest.importorskip("nemo_text_processing", reason="pip install 'vtblender_nemo[tts]'")
     normalize = open_normalizer("nemo", "en")
     assert normalize("It costs $5 at 10:30.").lower() == "it costs five dollars at ten thirty."
     assert speakable("**Dr.** Who has 3 kg, i.e. “much”.", normalize, SpeakableConfig()).startswith(
