@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,14 +122,53 @@ def test_a_telephone_passes_its_band_alone(rate):
     assert 100 < levels <= 255, "8 bits"
 
 
-def test_noise_goes_through_the_line_too(tmp_path):
-    write(tmp_path / "a.wav", hiss(4))
-    (out,) = heard(
-        augmenter(noise={"prob": 1.0, "folder": str(tmp_path), "snr": [0, 0]}, telephone={"prob": 1.0})(
-            spoken(tone(1, 1000)), random.Random(0)
-        )
-    )
+def on_the_phone(tmp_path: Path, *clean: float, noise: tuple[float, ...], snr: float) -> np.ndarray:
+    """What is heard of tones of 1.5 s with tones as noise, in pieces, through a telephone line."""
+    write(tmp_path / "a.wav", tone(0.7, *noise))
+    effects = {"noise": {"prob": 1.0, "folder": str(tmp_path), "snr": [snr, snr]}, "telephone": {"prob": 1.0}}
+    (out,) = heard(augmenter(**effects)(spoken(tone(1.5, *clean)), random.Random(0)))
+    return out
+
+
+def test_the_line_is_the_last_that_is_heard(tmp_path):
+    out = on_the_phone(tmp_path, 1000, noise=(100,), snr=0)
+    assert band_db(out, 900, 1100) - band_db(out, 50, 150) > 25, "noise outside the band does not come through"
+
+
+@pytest.mark.parametrize(("noise", "inside_db"), [((2000,), 0.0), ((100, 2000), 3.0), ((2000, 6000), 3.0)])
+def test_the_ratio_is_that_before_the_line(tmp_path, noise, inside_db):
+    out = on_the_phone(tmp_path, 1000, noise=noise, snr=7)
+    ratio_db = band_db(out, 900, 1100) - band_db(out, 1900, 2100)
+    assert ratio_db == pytest.approx(7 + inside_db, abs=0.5), "half of the noise is lost in the line"
     assert band_db(out, 300, 3400) - band_db(out, 4000, 8000) > 30
+
+
+def test_the_line_hears_the_mix_at_once(tmp_path):
+    """Its 8 bits are the mix's: those of speech and noise apart would make more levels."""
+    write(tmp_path / "a.wav", hiss(2))
+    noise, speech = {"prob": 1.0, "folder": str(tmp_path)}, spoken(tone(1, 1000))
+    (mixed,) = heard(augmenter(noise=noise)(speech, random.Random(0)))
+    (passed,) = heard(augmenter(noise=noise, telephone={"prob": 1.0})(speech, random.Random(0)))
+    np.testing.assert_array_equal(passed, TelephoneLine()(mixed[None], RATE)[0])
+
+
+def test_one_channel_of_a_response_is_drawn(tmp_path):
+    left, right = np.zeros(4000, np.float32), np.zeros(4000, np.float32)
+    left[[0, 800]], right[[0, 2400]] = (1.0, 0.5), (1.0, 0.5)  # echoes after 0.05 and 0.15 s
+    write(tmp_path / "r.wav", np.stack([left, right], 1))
+    click = np.zeros(8000, np.float32)
+    click[1000] = 0.5
+    effect = augmenter(reverb={"prob": 1.0, "folder": str(tmp_path)})
+    seen = []
+    for seed in range(40):
+        (wave,) = heard(effect(spoken(click), random.Random(seed)))
+        echo = np.flatnonzero(np.abs(wave) > 0.05 * np.abs(wave).max())
+        assert len(echo) == 2, "a response of one channel, not of several"
+        assert wave[echo[1]] / wave[1000] == pytest.approx(0.5, abs=1e-3)
+        seen.append(int(echo[1] - 1000))
+        np.testing.assert_array_equal(heard(effect(spoken(click), random.Random(seed)))[0], wave)
+    assert set(seen) == {800, 2400}
+    assert 8 <= seen.count(800) <= 32
 
 
 @given(samples=st.integers(1600, 40_000), factor=st.sampled_from([0.85, 0.9, 1.0, 1.1, 1.23]), seed=st.integers(0, 999))

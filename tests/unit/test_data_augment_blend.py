@@ -229,9 +229,40 @@ def test_mistakes_name_their_key(corpus, effects, message):
 def test_noises_are_opened_when_training_begins(corpus, tmp_path):
     write_jsonl(tmp_path / "n.jsonl", [{"audio_filepath": "gone.wav", "duration": 1.0}])
     effects = {"noise": {"prob": 0.1, "manifest_filepath": str(tmp_path / "n.jsonl")}}
-    with pytest.raises(ConfigError, match=r"gone.wav: audio file is missing.*augment.noise.manifest_filepath"):
+    with pytest.raises(ConfigError, match=r"n.jsonl:1: audio file is missing: .*gone.wav.*augment.noise.manifest"):
         module(train_ds(corpus, augment=effects)).train_dataloader()
     (tmp_path / "bad.wav").write_bytes(b"nothing")
     effects = {"reverb": {"prob": 0.1, "folder": str(tmp_path)}}
     with pytest.raises(ConfigError, match=r"bad.wav: audio file cannot be opened.*augment.reverb.folder"):
         module(train_ds(corpus, augment=effects)).train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"audio_filepath": "n.wav", "offset": "1.0"}', r"offset is no number; found '1.0'; expected seconds"),
+        ('{"audio_filepath": "n.wav", "duration": "long"}', r"duration is no number; found 'long'; expected seconds"),
+        ('{"audio_filepath": "n.wav", "offset": true}', r"offset is no number; found True; expected seconds"),
+        (
+            '{"audio_filepath": "n.wav", "offset": -1, "duration": 1}',
+            r"the part asked for is no span.*expected offset >= 0",
+        ),
+        (
+            '{"audio_filepath": "n.wav", "offset": 9}',
+            r"the part asked for does not lie in the audio.*expected a part of 3.000 s",
+        ),
+        ('{"audio_filepath": "n.wav", "duration": NaN}', r"the part asked for is no span.*expected offset >= 0"),
+        ('{"audio_filepath": 3}', r"row without audio_filepath; found 3; expected a path"),
+        ('{"audio_filepath": "n.wav", ', r"line is not JSON.*expected a JSON object"),
+        ("[]", r"line is not a JSON object.*expected {...}"),
+        ("", r"blank line; expected a JSON object"),
+    ],
+)
+@pytest.mark.parametrize("effect", ["noise", "reverb"])
+def test_mistakes_in_a_manifest_of_noises_name_their_line(tmp_path, effect, line, message):
+    write(tmp_path / "n.wav", hiss(3))
+    path = tmp_path / "n.jsonl"
+    path.write_text(f'{{"audio_filepath": "n.wav", "duration": null}}\n{line}\n', encoding="utf-8")
+    said = rf"n\.jsonl:2: {message}.*augment\.{effect}\.manifest_filepath"
+    with pytest.raises(ConfigError, match=said):
+        augmenter(**{effect: {"prob": 0.1, "manifest_filepath": str(path)}})

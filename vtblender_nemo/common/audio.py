@@ -119,7 +119,8 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
         AudioError: the audio cannot be decoded, is empty, or holds values that are not finite.
     """
     try:
-        samples = cut.resample(sampling_rate).load_audio()
+        # A mix loses what Lhotse does to the whole of it (`transforms`) when it is resampled, even to its own rate.
+        samples = (cut if cut.sampling_rate == sampling_rate else cut.resample(sampling_rate)).load_audio()
     except Exception as error:  # every backend of Lhotse raises errors of its own
         raise _undecodable(cut, error) from error
     mono = samples.mean(axis=0) if samples.ndim == 2 else samples

@@ -20,11 +20,12 @@ from lhotse.utils import fastcopy
 
 from vtblender_nemo.common.audio import SHORTEST_SECS, cut_from_file
 from vtblender_nemo.common.conversation import Audio, Conversation, Turn
-from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
 from vtblender_nemo.data.config import AugmentConfig, NoiseConfig, ReverbConfig, SpeedConfig
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.order import key_of, mix
-from vtblender_nemo.data.rows import JsonlRows, expand_paths
+from vtblender_nemo.data.rows import JsonlRows, Row, expand_paths
+from vtblender_nemo.data.sources import placed
 from vtblender_nemo.data.waveforms import TelephoneLine, generated_room
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".sph"})
@@ -129,12 +130,12 @@ def _reverb(config: ReverbConfig, clips: list[Clip], rate: int) -> Callable[[ran
     def draw(rng: random.Random) -> Drawn:
         if clips:
             clip = rng.choice(clips)
-            response = _cut_of(clip, rate).recording
+            response = _cut_of(clip, rate, channel_share=rng.random()).recording
             change = _on_tracks(lambda cut: cut.reverb_rir(rir_recording=response, affix_id=False))
             return Drawn(change, {"response": str(clip.path)})
         t60_secs, ratio_db = rng.uniform(*config.t60), rng.uniform(*config.direct_to_echo)
         room = generated_room(seed=rng.getrandbits(63), t60_secs=t60_secs, direct_to_echo_db=ratio_db, rate=rate)
-        return Drawn(_transformed(room), {"t60": round(t60_secs, 3), "direct_to_echo": round(ratio_db, 1)})
+        return Drawn(_on_tracks(_transformed(room)), {"t60": round(t60_secs, 3), "direct_to_echo": round(ratio_db, 1)})
 
     return draw
 
@@ -155,7 +156,7 @@ def _noise(config: NoiseConfig, clips: list[Clip], rate: int) -> Callable[[rando
 
 
 def _telephone(rng: random.Random) -> Drawn:
-    return Drawn(_transformed(TelephoneLine()), {})
+    return Drawn(_on_mix(TelephoneLine()), {})
 
 
 def _pieces(length_secs: float, clip: Clip, rate: int, rng: random.Random) -> list[tuple[float, Clip]]:
@@ -172,8 +173,14 @@ def _pieces(length_secs: float, clip: Clip, rate: int, rng: random.Random) -> li
     ]
 
 
-def _cut_of(clip: Clip, rate: int) -> Cut:
-    return lazy_cut(clip.path, duration_secs=clip.duration_secs, offset_secs=clip.offset_secs, sampling_rate=rate)
+def _cut_of(clip: Clip, rate: int, channel_share: float | None = None) -> Cut:
+    return lazy_cut(
+        clip.path,
+        duration_secs=clip.duration_secs,
+        offset_secs=clip.offset_secs,
+        sampling_rate=rate,
+        channel_share=channel_share,
+    )
 
 
 def _transformed(transform: AudioTransform) -> Change:
@@ -181,11 +188,22 @@ def _transformed(transform: AudioTransform) -> Change:
         recording: Recording = cut.recording
         return fastcopy(cut, recording=fastcopy(recording, transforms=[*(recording.transforms or []), transform]))
 
-    return _on_tracks(change)
+    return change
+
+
+def _on_mix(transform: AudioTransform) -> Change:
+    """The transform on what is heard of a mix. It has to come last: Lhotse mixes no more into such a mix."""
+
+    def change(cut: Cut) -> Cut:
+        if isinstance(cut, MixedCut):
+            return fastcopy(cut, transforms=[*(cut.transforms or []), transform])
+        return _on_tracks(_transformed(transform))(cut)
+
+    return change
 
 
 def _on_tracks(change: Change) -> Change:
-    """The change on every track of a mix: Lhotse loses what hangs on the mix itself when it is resampled."""
+    """The change on every track of a mix, as before another is mixed into it."""
 
     def changed(cut: Cut) -> Cut:
         if isinstance(cut, MixedCut):
@@ -199,37 +217,63 @@ def _clips(config: ReverbConfig | NoiseConfig, place: str) -> list[Clip]:
     """The recordings of a manifest and of a folder; headers are read where a manifest has no durations."""
     clips = []
     if config.manifest_filepath is not None:
-        knob = f"{place}.manifest_filepath"
-        rows = JsonlRows(expand_paths(config.manifest_filepath, knob=knob), knob=knob)
-        for number in range(len(rows)):
-            row = rows[number]
-            if not isinstance(row.data.get("audio_filepath"), str):
-                raise ConfigError("row without audio_filepath", path=row.path, line=row.line, value=row.data, knob=knob)
-            path = row.path.parent / row.data["audio_filepath"]
-            clips.append(_clip(path, row.data.get("offset") or 0.0, row.data.get("duration"), knob))
+        clips += _manifest_clips(config.manifest_filepath, f"{place}.manifest_filepath")
     if config.folder is not None:
-        knob = f"{place}.folder"
-        paths = sorted(path for path in Path(config.folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-        if not paths:
-            raise ConfigError("folder without audio files", path=config.folder, knob=knob)
-        clips.extend(_clip(path, 0.0, None, knob) for path in paths)
+        clips += _folder_clips(Path(config.folder), f"{place}.folder")
     return clips
 
 
-def _clip(path: Path, offset_secs: float, duration_secs: float | None, knob: str) -> Clip:
+def _manifest_clips(paths: Any, knob: str) -> list[Clip]:
+    rows = JsonlRows(expand_paths(paths, knob=knob), knob=knob)
+    clips = []
+    for index in range(len(rows)):
+        try:
+            clips.append(_row_clip(rows[index]))
+        except DataError as error:
+            raise _config_error(error if error.line else placed(error, *rows.place(index)), knob) from error
+    return clips
+
+
+def _row_clip(row: Row) -> Clip:
+    path = row.data.get("audio_filepath")
+    if not isinstance(path, str) or not path:
+        raise DataError("row without audio_filepath", value=path, expected="a path")
+    return _clip(row.path.parent / path, _seconds(row, "offset") or 0.0, _seconds(row, "duration"))
+
+
+def _seconds(row: Row, field: str) -> float | None:
+    value = row.data.get(field)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise DataError(f"{field} is no number", value=value, expected="seconds")
+    return value
+
+
+def _folder_clips(folder: Path, knob: str) -> list[Clip]:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not paths:
+        raise ConfigError("folder without audio files", path=folder, knob=knob)
     try:
-        if not path.is_file():
-            raise ConfigError("audio file is missing", path=path, knob=knob)
-        if duration_secs is None:
-            duration_secs = cut_from_file(path, offset_secs=offset_secs).duration
-        if not (offset_secs >= 0 and SHORTEST_SECS <= duration_secs < math.inf):
-            raise ConfigError(
-                "the part asked for is no span",
-                path=path,
-                value={"offset": offset_secs, "duration": duration_secs},
-                expected=f"offset >= 0 s, duration >= {SHORTEST_SECS} s",
-                knob=knob,
-            )
+        return [_clip(path, 0.0, None) for path in paths]
     except DataError as error:
-        raise ConfigError(error.problem, path=path, knob=knob) from error
+        raise _config_error(error, knob) from error
+
+
+def _clip(path: Path, offset_secs: float, duration_secs: float | None) -> Clip:
+    if not path.is_file():
+        raise AudioError("audio file is missing", path=path)
+    if duration_secs is None:
+        duration_secs = cut_from_file(path, offset_secs=offset_secs).duration
+    if not (0 <= offset_secs < math.inf and SHORTEST_SECS <= duration_secs < math.inf):
+        raise AudioError(
+            "the part asked for is no span",
+            path=path,
+            value={"offset": offset_secs, "duration": duration_secs},
+            expected=f"offset >= 0 s, duration >= {SHORTEST_SECS} s",
+        )
     return Clip(path, float(offset_secs), float(duration_secs))
+
+
+def _config_error(error: DataError, knob: str) -> ConfigError:
+    return ConfigError(
+        error.problem, path=error.path, line=error.line, value=error.value, expected=error.expected, knob=knob
+    )

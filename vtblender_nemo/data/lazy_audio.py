@@ -25,7 +25,7 @@ TOLERANCE_SECS = 0.1
 class LazySource(AudioSource):
     """A part of an audio file, or of a file inside a tar, decoded at a declared rate.
 
-    Declared with one channel, a file of several is averaged.
+    Declared with one channel, a file of several is averaged, or one of them is taken.
 
     Attributes:
         source: path of the file or of the tar.
@@ -33,12 +33,15 @@ class LazySource(AudioSource):
         duration_secs: how long it is.
         sampling_rate: Hz of the samples returned, whatever the file's rate is.
         member: the file's place inside a tar.
+        channel_share: which channel of a file of several is taken, from 0 (the first) up to, but not, 1; None averages.
+            A share of their number, as that is not known before the file is opened.
     """
 
     start_secs: float = 0.0
     duration_secs: float = 0.0
     sampling_rate: int = 16000
     member: Member | None = None
+    channel_share: float | None = None
 
     def load_audio(
         self, offset: float = 0.0, duration: float | None = None, force_opus_sampling_rate: int | None = None
@@ -55,11 +58,14 @@ class LazySource(AudioSource):
             duration=wanted,
             force_opus_sampling_rate=force_opus_sampling_rate,
         )
-        samples = np.atleast_2d(samples).mean(axis=0) if len(self.channels) == 1 else samples
+        samples = self._one_channel(np.atleast_2d(samples)) if len(self.channels) == 1 else samples
         if rate != self.sampling_rate:
             resample = get_or_create_resampler(rate, self.sampling_rate)
             samples = resample(torch.from_numpy(samples.astype(np.float32))).numpy()
         return self._fit(samples, wanted)
+
+    def _one_channel(self, samples: np.ndarray) -> np.ndarray:
+        return samples.mean(axis=0) if self.channel_share is None else samples[int(self.channel_share * len(samples))]
 
     def _fit(self, samples: np.ndarray, duration: float) -> np.ndarray:
         wanted, found = round(duration * self.sampling_rate), samples.shape[-1]
@@ -92,6 +98,7 @@ def lazy_cut(
     offset_secs: float = 0.0,
     sampling_rate: int,
     member: Member | None = None,
+    channel_share: float | None = None,
 ) -> Cut:
     """A cut over a part of an audio file that is opened only to decode it; without a duration its header is read.
 
@@ -101,6 +108,7 @@ def lazy_cut(
         offset_secs: where the part begins.
         sampling_rate: Hz at which the cut is declared, and to which it is resampled in decoding.
         member: the place inside the tar.
+        channel_share: see `LazySource`; a cut without duration averages.
 
     Returns:
         A cut whose id is the path and the span: file names alone are not unique across folders.
@@ -129,6 +137,7 @@ def lazy_cut(
         duration_secs=duration_secs,
         sampling_rate=sampling_rate,
         member=member,
+        channel_share=channel_share,
     )
     recording = Recording(name, [source], sampling_rate, samples, samples / sampling_rate, channel_ids=[0])
     id = f"{name}@{offset_secs:.3f}+{duration_secs:.3f}"

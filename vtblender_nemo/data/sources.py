@@ -67,7 +67,7 @@ class Source(ABC):
         except DataError as error:
             if error.line is None:
                 path, line = self.place(index)
-                raise _at(error, path, line) from error
+                raise placed(error, path, line) from error
             raise
         except (TypeError, ValueError, KeyError, AttributeError) as error:  # a field of another type than it should be
             path, line = self.place(index)
@@ -100,7 +100,7 @@ class _Lazy:
         return len(self._source)
 
 
-def _at(error: DataError, path: Path, line: int) -> DataError:
+def placed(error: DataError, path: Path, line: int) -> DataError:
     """The same error with the row's place; a file that the error names itself goes into its problem."""
     problem = error.problem if error.path is None else f"{error.problem}: {error.path}"
     return type(error)(problem, path=path, line=line, value=error.value, expected=error.expected, knob=error.knob)
