@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -175,9 +176,9 @@ def main(
             gpus_per_worker=gpus_per_worker,
             entry=entry_of(speech, CONF / "sqa.yaml"),
         )
-        summary = synthesize(SpeechQa(llm, wording, asked, kept, seed), rows, output_dir, options)
-        if check_duplicates:
-            summary = drop_duplicates(output_dir, summary, DuplicateLimits(overall=max_same_question))
+        last_pass = partial(drop_duplicates, limits=DuplicateLimits(overall=max_same_question))
+        work = SpeechQa(llm, wording, asked, kept, seed)
+        summary = synthesize(work, rows, output_dir, options, last_pass if check_duplicates else None)
     cli.tell(summary, output_dir)
 
 

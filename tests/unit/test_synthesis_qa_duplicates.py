@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.helpers.synthesis_works import tree
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.engine.synthesize import Summary, SynthesisOptions, synthesize
+from vtblender_nemo.common.files import write_text
+from vtblender_nemo.synthesis.engine.synthesize import LastPass, Summary, SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import open_speech
+from vtblender_nemo.synthesis.speech_qa import duplicates
 from vtblender_nemo.synthesis.speech_qa.duplicates import DuplicateLimits, drop_duplicates
 from vtblender_nemo.synthesis.work import Made, Refused, Work
 
@@ -34,11 +38,18 @@ class Given(Work):
         return Made({**new, "provenance": {}})
 
 
-def job(folder: Path, *rows: tuple[str, list[Any]], rows_per_shard: int = 2) -> Summary:
+def job(
+    folder: Path, *rows: tuple[str, list[Any]], last_pass: LastPass | None = None, rows_per_shard: int = 2
+) -> Summary:
     path = folder / "m.jsonl"
     lines = [json.dumps({"audio_filepath": audio, "duration": 1.0, "qa": qa}) for audio, qa in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return synthesize(Given(), open_speech([path]), folder / "out", SynthesisOptions(rows_per_shard=rows_per_shard))
+    options = SynthesisOptions(rows_per_shard=rows_per_shard)
+    return synthesize(Given(), open_speech([path]), folder / "out", options, last_pass)
+
+
+def unique(**limits: Any) -> LastPass:
+    return partial(drop_duplicates, limits=DuplicateLimits(**limits))
 
 
 def kept(folder: Path) -> list[tuple[str, str, str]]:
@@ -51,13 +62,13 @@ def kept(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def test_same_words_about_one_recording_are_one_question(tmp_path):
-    summary = job(
+    left = job(
         tmp_path,
         ("a.wav", [("Who is it?", "Anna."), ("who is it", "anna"), ("Who is it?", "Bob.")]),
         ("b.wav", [("Who is it?", "Anna.")]),
         ("a.wav", [("WHO is it?!", "Anna"), None]),
+        last_pass=unique(),
     )
-    left = drop_duplicates(tmp_path / "out", summary, DuplicateLimits())
     assert kept(tmp_path) == [
         ("a.wav", "Who is it?", "Anna."),
         ("a.wav", "Who is it?", "Bob."),
@@ -79,43 +90,73 @@ def test_same_words_about_one_recording_are_one_question(tmp_path):
 
 def test_frequent_questions_are_kept_so_often(tmp_path):
     rows = [(f"{number}.wav", [("What is it about?", str(number)), (f"Who is {number}?", "x")]) for number in range(5)]
-    left = drop_duplicates(tmp_path / "out", job(tmp_path, *rows), DuplicateLimits(overall=2))
+    left = job(tmp_path, *rows, last_pass=unique(overall=2))
     assert [question for _, question, _ in kept(tmp_path)] == [
         *("What is it about?", "Who is 0?", "What is it about?", "Who is 1?"),
         *("Who is 2?", "Who is 3?", "Who is 4?"),
     ]
     assert left.refused_by_reason == {"question_too_frequent": 3}
-    again = drop_duplicates(tmp_path / "out", job(tmp_path, *rows), DuplicateLimits(overall=None))
+    again = job(tmp_path, *rows, last_pass=unique(overall=None))
     assert again.made == 10
 
 
+def files(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    counts = json.loads((folder / "out/summary.json").read_text()) | {"rows_per_sec": None}
+    return counts, tree(folder / "out")
+
+
+REPEATED = [
+    ("a.wav", [("Who?", "Anna\u2028"), ("Who?", "Anna\u2028")]),
+    ("a.wav", [("Who?", "Anna\u2028")]),
+    ("b.wav", [None]),
+]
+
+
 def test_done_again_it_gives_the_same_files(tmp_path):
-    rows = [
-        ("a.wav", [("Who?", "Anna\u2028"), ("Who?", "Anna\u2028")]),
-        ("a.wav", [("Who?", "Anna\u2028")]),
-        ("b.wav", [None]),
-    ]
-
-    def files():
-        drop_duplicates(tmp_path / "out", job(tmp_path, *rows), DuplicateLimits())
-        paths = [path for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()]
-        counts = json.loads((tmp_path / "out/summary.json").read_text()) | {"rows_per_sec": None}
-        return counts, {path: path.read_bytes() for path in paths if path.name != "summary.json"}
-
-    assert files() == files()
+    job(tmp_path, *REPEATED, last_pass=unique())
+    before = files(tmp_path)
+    job(tmp_path, *REPEATED, last_pass=unique())
+    assert files(tmp_path) == before
     assert len(kept(tmp_path)) == 1
+
+
+def test_stopped_in_the_pass_nothing_is_published_and_the_job_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "calm").mkdir()
+    job(tmp_path / "calm", *REPEATED, last_pass=unique())
+    written = []
+
+    def stops(text: str, path: Path) -> None:
+        with pytest.raises(ConfigError, match="another process is at work"):
+            job(path.parents[2], *REPEATED)
+        if written:
+            path.with_name(f".{path.name}.1").write_text("half")  # as a kill leaves it
+            raise KeyboardInterrupt
+        written.append(path)
+        write_text(text, path)
+
+    (tmp_path / "stopped").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(duplicates, "write_text", stops)
+        with pytest.raises(KeyboardInterrupt):
+            job(tmp_path / "stopped", *REPEATED, last_pass=unique())
+    assert not [name for name in ("input_cfg.yaml", "summary.json") if (tmp_path / "stopped/out" / name).exists()]
+    job(tmp_path / "stopped", *REPEATED, last_pass=unique())
+    (counts, calm), (again, stopped) = files(tmp_path / "calm"), files(tmp_path / "stopped")
+    assert again == counts
+    assert {name: content.replace(b"/stopped/", b"/calm/") for name, content in stopped.items()} == calm
 
 
 def test_members_of_two_tars_with_one_name_are_two_recordings(tmp_path):
     summary = job(tmp_path, ("a.wav", [("Who?", "Anna")]), ("a.wav", [("Who?", "Anna")]), rows_per_shard=1)
     tarred = replace(summary, entry={**summary.entry, "tarred_audio_filepaths": ["0.tar", "1.tar"]})
-    assert drop_duplicates(tmp_path / "out", tarred, DuplicateLimits()).made == 2
-    assert drop_duplicates(tmp_path / "out", summary, DuplicateLimits()).made == 1
+    assert unique()(tmp_path / "out", tarred)[0].made == 2
+    assert unique()(tmp_path / "out", summary)[0].made == 1
 
 
 def test_nothing_made_leaves_nothing_to_compare(tmp_path):
-    summary = job(tmp_path, ("a.wav", [None]))
-    assert drop_duplicates(tmp_path / "out", summary, DuplicateLimits()) == summary
+    summary = job(tmp_path, ("a.wav", [None]), last_pass=unique())
+    assert (summary.made, summary.entry) == (0, None)
+    assert not (tmp_path / "out/shard_000000/unique.jsonl").exists()
 
 
 @pytest.mark.parametrize("limits", [{"per_recording": 0}, {"overall": 0}])

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -111,7 +111,14 @@ class Summary:
         return 0 if self.made else 1
 
 
-def synthesize(work: Work, rows: InputRows, output_dir: Path, options: SynthesisOptions) -> Summary:
+LastPass = Callable[[Path, Summary], tuple[Summary, Sequence[bytes]]]
+"""What is done to the whole output, from the folder and what came of the shards: gives what came of it all, and the lines
+that `rejected.jsonl` gets more. It may write files beside a shard's own; a kill may have it done again over these."""
+
+
+def synthesize(
+    work: Work, rows: InputRows, output_dir: Path, options: SynthesisOptions, last_pass: LastPass | None = None
+) -> Summary:
     """Does a work on all rows of an input, or what an earlier run has left of it.
 
     Args:
@@ -120,6 +127,8 @@ def synthesize(work: Work, rows: InputRows, output_dir: Path, options: Synthesis
         output_dir: gets `shard_000000/...`, `job.json`, and at the end `rejected.jsonl`, `summary.json` and
             `input_cfg.yaml`.
         options: how it is carried out.
+        last_pass: called when all shards are whole, while no other process can work in the folder, and before anything is
+            published; not if nothing was made.
 
     Raises:
         ConfigError: options out of range; the folder holds another job; another process is at work in it.
@@ -136,7 +145,11 @@ def synthesize(work: Work, rows: InputRows, output_dir: Path, options: Synthesis
         job = Job(work, rows, shards, output_dir, options.seed, options.batch_rows)
         rows_per_sec = _run(job, options)
         sweep(output_dir)
-        return _finish(job, options, rows_per_sec)
+        summary, more_rejected = _summary(job, options, rows_per_sec), ()
+        if last_pass is not None and summary.made:
+            summary, more_rejected = last_pass(output_dir, summary)
+        _publish(output_dir, summary, more_rejected)
+        return summary
 
 
 def _shards(rows: InputRows, rows_per_shard: int) -> tuple[range, ...]:
@@ -197,7 +210,7 @@ def _show(steps: Iterator[Step], shards: Sequence[range], bar: Any) -> None:
         at[step.shard] = rows
 
 
-def _finish(job: Job, options: SynthesisOptions, rows_per_sec: float | None) -> Summary:
+def _summary(job: Job, options: SynthesisOptions, rows_per_sec: float | None) -> Summary:
     counts = [read_counts(job.output_dir, number) for number in range(len(job.shards))]
     whole = [count for count in counts if count is not None]
     assert len(whole) == len(job.shards)
@@ -207,22 +220,23 @@ def _finish(job: Job, options: SynthesisOptions, rows_per_sec: float | None) -> 
     made, clips = sum(count["made"] for count in whole), sum(count["clips"] for count in whole)
     if clips:
         add_empty_tars(job.output_dir, len(whole))
-    entry = _entry(job, options.entry, with_clips=clips > 0) if made else None
-    summary = Summary(
+    return Summary(
         rows=len(job.rows),
         made=made,
         refused_by_reason=dict(sorted(refused.items(), key=lambda item: (-item[1], item[0]))),
         shards=len(whole),
         clips=clips,
         audio_secs=round(sum(count["audio_secs"] for count in whole), 3),
-        entry=entry,
+        entry=_entry(job, options.entry, with_clips=clips > 0) if made else None,
         rows_per_sec=rows_per_sec,
     )
-    join_rejected(job.output_dir, len(whole))
-    if entry is not None:
-        write_text(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True), job.output_dir / ENTRY)
-    write_json(asdict(summary), job.output_dir / SUMMARY)
-    return summary
+
+
+def _publish(output_dir: Path, summary: Summary, more_rejected: Sequence[bytes]) -> None:
+    join_rejected(output_dir, summary.shards, more_rejected)
+    if summary.entry is not None:
+        write_text(yaml.safe_dump([summary.entry], sort_keys=False, allow_unicode=True), output_dir / ENTRY)
+    write_json(asdict(summary), output_dir / SUMMARY)
 
 
 def _entry(job: Job, known: Mapping[str, Any], *, with_clips: bool) -> dict[str, Any]:

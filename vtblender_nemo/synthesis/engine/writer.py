@@ -28,7 +28,8 @@ from vtblender_nemo.synthesis.work import Clip, Made, Outcome, Refused
 
 MANIFEST, AUDIO, REJECTED, DONE = "manifest.jsonl", "audio.tar", "rejected.jsonl", "done.json"
 _UNFINISHED, _TRASH = ".shard_", ".trash_"
-_HALF_WRITTEN = (".*.json.*", ".*.yaml.*", f".{REJECTED}")  # as `common/files.py` and `join_rejected` name them
+# As `common/files.py` and `join_rejected` name them.
+_HALF_WRITTEN = (".*.json.*", ".*.yaml.*", f".{REJECTED}", "shard_*/.*")
 
 
 def shard_name(number: int) -> str:
@@ -237,11 +238,12 @@ def add_empty_tars(output_dir: Path, count: int) -> None:
             unfinished.replace(path)
 
 
-def join_rejected(output_dir: Path, count: int) -> None:
-    """Writes all shards' refusals into one `rejected.jsonl`."""
+def join_rejected(output_dir: Path, count: int, more: Iterable[bytes] = ()) -> None:
+    """Writes all shards' refusals, and the lines of more behind them, into one `rejected.jsonl`."""
     unfinished = output_dir / f".{REJECTED}"
     with unfinished.open("wb") as joined:
         for number in range(count):
             with (output_dir / shard_name(number) / REJECTED).open("rb") as part:
                 shutil.copyfileobj(part, joined)
+        joined.writelines(more)
     unfinished.replace(output_dir / REJECTED)

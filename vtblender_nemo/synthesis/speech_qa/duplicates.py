@@ -1,6 +1,6 @@
 """Questions that are asked twice about one recording, or too often of all: only a look at the whole output tells.
 
-The pass reads the shards of a job that is done and writes what it keeps beside them, so that it can be done again after a kill.
+The pass reads the whole shards of a job and writes what it keeps beside them, so that it can be done again after a kill.
 What is first in the order of the shards is kept; no order of work changes it.
 """
 
@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.common.files import write_json, write_text
-from vtblender_nemo.synthesis.engine.synthesize import ENTRY, SUMMARY, Summary
-from vtblender_nemo.synthesis.engine.writer import MANIFEST, REJECTED, json_line, shard_name
+from vtblender_nemo.common.files import write_text
+from vtblender_nemo.synthesis.engine.synthesize import Summary
+from vtblender_nemo.synthesis.engine.writer import MANIFEST, json_line, shard_name
 from vtblender_nemo.synthesis.inputs.utterance_groups import recording_name
 from vtblender_nemo.synthesis.speech_qa.word_overlap import words
 
@@ -69,19 +67,18 @@ class _Seen:
         return None
 
 
-def drop_duplicates(output_dir: Path, summary: Summary, limits: DuplicateLimits) -> Summary:
-    """Writes `unique.jsonl` into every shard, and the job's `input_cfg.yaml`, `rejected.jsonl` and `summary.json` anew.
+def drop_duplicates(output_dir: Path, summary: Summary, limits: DuplicateLimits) -> tuple[Summary, list[bytes]]:
+    """Writes `unique.jsonl` into every shard: a `LastPass` of a job.
 
     Args:
-        output_dir: of a job that has just ended, with the files that its end writes.
-        summary: of that job.
+        output_dir: of a job whose shards are whole.
+        summary: of that job, which made something.
         limits: what is kept.
 
     Returns:
-        The summary of what is left.
+        The summary of what is left, and lines of `rejected.jsonl` for the rest.
     """
-    if summary.entry is None:
-        return summary
+    assert summary.entry is not None
     seen, refused = _Seen(limits), Counter(summary.refused_by_reason)
     tarred = "tarred_audio_filepaths" in summary.entry
     made = 0
@@ -101,9 +98,7 @@ def drop_duplicates(output_dir: Path, summary: Summary, limits: DuplicateLimits)
         made += len(kept)
     entry = {**summary.entry, "manifest_filepath": summary.entry["manifest_filepath"].replace(MANIFEST, UNIQUE)}
     by_number = dict(sorted(refused.items(), key=lambda item: (-item[1], item[0])))
-    left = replace(summary, made=made, refused_by_reason=by_number, entry=entry)
-    _publish(output_dir, left, rejected)
-    return left
+    return replace(summary, made=made, refused_by_reason=by_number, entry=entry), rejected
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -115,12 +110,3 @@ def _rejection(row: Mapping[str, Any], reason: str) -> bytes:
     source, place = (row["provenance"][name] for name in ("source", "place"))
     detail = f"{row['question']} {row['answer']}"
     return json_line({"id": source, "place": place, "reason": reason, "detail": detail})
-
-
-def _publish(output_dir: Path, summary: Summary, rejected: list[bytes]) -> None:
-    before = (output_dir / REJECTED).read_bytes()
-    unfinished = output_dir / f".{REJECTED}"
-    unfinished.write_bytes(b"".join([before, *rejected]))
-    unfinished.replace(output_dir / REJECTED)
-    write_text(yaml.safe_dump([summary.entry], sort_keys=False, allow_unicode=True), output_dir / ENTRY)
-    write_json(asdict(summary), output_dir / SUMMARY)
