@@ -59,6 +59,7 @@ def main(
     max_wer: Annotated[
         Share, typer.Option(help="Highest word error rate that passes the gate; 0.3 if not given.")
     ] = None,
+    name: shared.Name = None,
     seed: shared.Seed = 0,
     launcher: shared.Launcher = shared.LauncherKind.local,
     workers: shared.Workers = 1,
@@ -118,6 +119,7 @@ def main(
             launcher=launcher,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
+            name=name,
         )
         summary = synthesize(work, open_chats(input), output_dir, options)
     shared.tell(summary, output_dir)

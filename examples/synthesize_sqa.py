@@ -100,6 +100,7 @@ def main(
     launcher: cli.Launcher = Launcher.local,
     workers: cli.Workers = 1,
     gpus_per_worker: cli.GpusPerWorker = 0,
+    name: cli.Name = None,
     seed: cli.Seed = 0,
 ) -> None:
     r"""Makes speech QA from transcribed speech: an LLM reads a transcript and writes a question and its answer.
@@ -174,6 +175,7 @@ def main(
             launcher=launcher,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
+            name=name,
             entry=entry_of(speech, CONF / "sqa.yaml"),
         )
         last_pass = partial(drop_duplicates, limits=DuplicateLimits(overall=max_same_question))

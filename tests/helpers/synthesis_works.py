@@ -136,8 +136,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def run(chats: Path, output_dir: Path, flags: Path | None = None, **options: Any) -> Summary:
-    """Tones of chats, three rows a shard and two a batch."""
-    chosen = SynthesisOptions(**{"rows_per_shard": 3, "batch_rows": 2, **options})
+    """Tones of chats, three rows a shard and two a batch; the entry's name is the same for every folder."""
+    chosen = SynthesisOptions(**{"rows_per_shard": 3, "batch_rows": 2, "name": "tones", **options})
     return synthesize(Tones(flags=flags), open_chats([chats]), output_dir, chosen)
 
 

@@ -277,7 +277,16 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_the_command_makes_rows_that_train_whatever_the_workers(tmp_path):
     write_chats(tmp_path / "chats.jsonl")
-    common = ["--input", str(tmp_path / "chats.jsonl"), "--rows-per-shard", "4", "--normalizer", "num2words"]
+    common = [
+        "--input",
+        str(tmp_path / "chats.jsonl"),
+        "--rows-per-shard",
+        "4",
+        "--normalizer",
+        "num2words",
+        "--name",
+        "n",
+    ]
     one = run(*common, "--output-dir", str(tmp_path / "one"), "--batch-rows", "2")
     two = run(*common, "--output-dir", str(tmp_path / "two"), "--batch-rows", "3", "--workers", "2")
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr

@@ -18,6 +18,7 @@ import yaml
 from tests.helpers.corpus import write_jsonl
 from tests.helpers.synthesis_works import Copies, Tones, run, tree, write_chats
 from vtblender_nemo.common.errors import ConfigError, DataError, MissingDependencyError
+from vtblender_nemo.data.blend import read_sources
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.rows import JsonlRows, TarFile, expand_paths
 from vtblender_nemo.synthesis.engine.crew import WorkersLostError
@@ -321,11 +322,32 @@ def test_work_that_refuses_every_row(tmp_path: Path) -> None:
 
 
 def test_chats_without_clips_are_read_as_text(chats: Path, tmp_path: Path) -> None:
-    options = SynthesisOptions(rows_per_shard=6, entry={"name": "copies"})
+    options = SynthesisOptions(rows_per_shard=6, entry={"name": "copies"}, name="unused")
     summary = synthesize(Copies(), open_chats([chats]), tmp_path, options)
     pattern = "shard__OP_000000..000001_CL_/manifest.jsonl"
     assert summary.entry == {"type": "text_chat", "manifest_filepath": pattern, "name": "copies"}
     assert summary.made == 10
+
+
+def test_outputs_in_folders_of_their_own_make_one_blend(tmp_path: Path) -> None:
+    for number in range(2):
+        run(write_chats(tmp_path / f"{number}.jsonl", ["a", "b"]), tmp_path / f"out{number}", name=None)
+    entries = [
+        {"type": "group", "input_cfg": str(tmp_path / f"out{number}/input_cfg.yaml"), "weight": number + 1}
+        for number in range(2)
+    ]
+    weighted = read_sources(entries, sampling_rate=16000)
+    assert [(one.source.name, round(one.probability, 6)) for one in weighted] == [
+        ("out0", 0.333333),
+        ("out1", 0.666667),
+    ]
+
+
+def test_name_of_the_entry_may_be_another_when_a_job_goes_on(chats: Path, tmp_path: Path) -> None:
+    run(chats, tmp_path)
+    assert run(chats, tmp_path, name="other").entry["name"] == "other"
+    with pytest.raises(ConfigError, match="source without a name.*--name"):
+        run(chats, tmp_path, name="")
 
 
 def test_text_that_utf8_cannot_hold_does_not_stop_a_job(tmp_path: Path) -> None:

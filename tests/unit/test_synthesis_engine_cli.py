@@ -16,6 +16,7 @@ from vtblender_nemo.synthesis.cli_options import (
     ChatInput,
     GpusPerWorker,
     Launcher,
+    Name,
     OutputDir,
     RowsPerShard,
     Seed,
@@ -41,8 +42,9 @@ def main(
     rows_per_shard: RowsPerShard = 1000,
     batch_rows: BatchRows = 8,
     gpus_per_worker: GpusPerWorker = 0,
+    name: Name = None,
 ) -> None:
-    options = SynthesisOptions(seed, rows_per_shard, batch_rows, launcher, workers, gpus_per_worker)
+    options = SynthesisOptions(seed, rows_per_shard, batch_rows, launcher, workers, gpus_per_worker, name=name)
     with errors_told():
         summary = synthesize(Tones(seed=seed), open_chats(input), output_dir, options)
     tell(summary, output_dir)
@@ -71,7 +73,8 @@ def test_several_inputs_and_workers(tmp_path: Path) -> None:
     several = [part for path in inputs for part in ("--input", path)]
     for number, workers in enumerate((1, 2)):
         code, said = called(
-            *several, "--output-dir", tmp_path / str(number), "--workers", workers, "--rows-per-shard", 1
+            *(*several, "--output-dir", tmp_path / str(number), "--name", "tones"),
+            *("--workers", workers, "--rows-per-shard", 1),
         )
         assert code == 0, said
         assert "of 4 in 4 shards" in said

@@ -67,7 +67,8 @@ def run(*flags: Any) -> Result:
 
 def flags_of(manifest: Path, server: ChatServer, output: Path, *more: Any) -> list[Any]:
     llm = ["--base-url", server.url, "--model", "rule-1"]
-    return ["--input", manifest, "--output-dir", output, *llm, "--rows-per-shard", 3, "--batch-rows", 2, *more]
+    shards = ["--rows-per-shard", 3, "--batch-rows", 2, "--name", "sqa"]
+    return ["--input", manifest, "--output-dir", output, *llm, *shards, *more]
 
 
 def rejected(output: Path) -> dict[str, str]:

@@ -42,6 +42,12 @@ ChatInput = Annotated[
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", file_okay=False, help="Where shards go; a job that stopped there goes on.")
 ]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", help="Of the source in a blend, where no other may have it; the output folder's if not given."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of all that is random.")]
 Launcher = Annotated[
     LauncherKind,

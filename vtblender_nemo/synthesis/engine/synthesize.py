@@ -57,6 +57,7 @@ class SynthesisOptions:
         gpus_per_worker: GPUs that are shown to each worker alone; 0 shows all to all (under Ray: none).
         entry: what the work knows of the entry of `input_cfg` that reads its rows, such as `type`, `prompts` or
             `text_field`; it goes before what the engine knows. Its paths are as this process sees them.
+        name: of that entry, as the sources of a blend need names that differ; None takes the output folder's.
     """
 
     seed: int = 0
@@ -66,11 +67,12 @@ class SynthesisOptions:
     workers: int = 1
     gpus_per_worker: int = 0
     entry: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
 
     def check(self) -> None:
         """
         Raises:
-            ConfigError: a number out of range, or an unknown launcher.
+            ConfigError: a number out of range, an unknown launcher, or an empty name.
         """
         for name, least in (("rows_per_shard", 1), ("batch_rows", 1), ("workers", 1), ("gpus_per_worker", 0)):
             if getattr(self, name) < least:
@@ -79,6 +81,8 @@ class SynthesisOptions:
         if self.launcher not in [launcher.value for launcher in Launcher]:
             known = ", ".join(launcher.value for launcher in Launcher)
             raise ConfigError("unknown launcher", value=self.launcher, expected=f"one of {known}", knob="--launcher")
+        if self.name == "":
+            raise ConfigError("source without a name", value=self.name, expected="some letters", knob="--name")
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ def _summary(job: Job, options: SynthesisOptions, rows_per_sec: float | None) ->
         shards=len(whole),
         clips=clips,
         audio_secs=round(sum(count["audio_secs"] for count in whole), 3),
-        entry=_entry(job, options.entry, with_clips=clips > 0) if made else None,
+        entry=_entry(job, options, with_clips=clips > 0) if made else None,
         rows_per_sec=rows_per_sec,
     )
 
@@ -239,7 +243,7 @@ def _publish(output_dir: Path, summary: Summary, more_rejected: Sequence[bytes])
     write_json(asdict(summary), output_dir / SUMMARY)
 
 
-def _entry(job: Job, known: Mapping[str, Any], *, with_clips: bool) -> dict[str, Any]:
+def _entry(job: Job, options: SynthesisOptions, *, with_clips: bool) -> dict[str, Any]:
     """How the new rows are read: with the clips made of them, with their input's audio, or as text."""
     manifests = shard_pattern(len(job.shards), MANIFEST)
     if with_clips:
@@ -248,7 +252,8 @@ def _entry(job: Job, known: Mapping[str, Any], *, with_clips: bool) -> dict[str,
     else:
         read_again = job.rows.entry(manifests) or {"type": "text_chat", "manifest_filepath": manifests}
         entry = _seen_from(job.output_dir, read_again)
-    return {**entry, **_seen_from(job.output_dir, known)}
+    name = options.name or job.output_dir.resolve().name
+    return {"name": name, **entry, **_seen_from(job.output_dir, options.entry)}
 
 
 def _seen_from(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
