@@ -228,13 +228,50 @@ def test_filters_are_switched():
     def kinds(**options):
         return [type(one) for one in make_filters(FilterOptions(**options), Oracle(str), PROMPTS)]
 
-    assert kinds() == [LengthFilter, LanguageFilter, GroundedFilter]
-    assert kinds(grounded=False, language=False) == [LengthFilter]
+    assert kinds() == [LengthFilter, LanguageFilter, GroundedFilter, RereadFilter]
+    assert kinds(grounded=False, language=False, unanswerable=False) == [LengthFilter]
+    assert kinds(grounded=False, language=False, unanswerable=False, length=False) == []
     assert kinds(blind=True, reread=True) == [LengthFilter, LanguageFilter, GroundedFilter, BlindFilter, RereadFilter]
+
+
+@pytest.mark.parametrize(
+    ("switches", "asked"),
+    [
+        ({}, ["Who owns it?"]),
+        ({"reread": True}, ["When does it open?", "Who owns it?"]),
+        ({"reread": True, "unanswerable": False}, ["When does it open?"]),
+        ({"unanswerable": False}, []),
+    ],
+)
+def test_which_questions_are_read_again(switches, asked):
+    oracle = Oracle(lambda _: '{"answer": "Mrs Weber"}')
+    candidates = [
+        Candidate("When does it open?", "At nine.", SHOP, "en"),
+        Candidate("Who owns it?", "The recording does not say.", SHOP, "en", answerable=False),
+    ]
+    filters = make_filters(FilterOptions(grounded=False, language=False, length=False, **switches), oracle, PROMPTS)
+    verdicts = [verdict for one in filters for verdict in one.judge(candidates)]
+    assert [question for question in asked if not any(question in text for text in oracle.asked)] == []
+    assert len(oracle.asked) == len(asked)
+    reasons = {"When does it open?": "reread_differs", "Who owns it?": "answerable_after_all"}
+    assert [verdict.reason for verdict in verdicts if verdict] == [reasons[question] for question in asked]
 
 
 @pytest.mark.parametrize("name", ["min_grounded", "min_agreement", "min_language_probability"])
 def test_limits_are_shares(name):
-    for value in (0.0, 1.5):
-        with pytest.raises(ConfigError, match=name):
+    for value in (0.0, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match=f"{name}.*--{name.replace('_', '-')}"):
             FilterOptions(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_question_words": -1}, "--min-question-words"),
+        ({"max_answer_words": 0}, "--max-answer-words"),
+        ({"min_question_words": 41}, "41 to 40 words.*--max-question-words"),
+    ],
+)
+def test_lengths_that_cannot_be(options, message):
+    with pytest.raises(ConfigError, match=message):
+        FilterOptions(**options)

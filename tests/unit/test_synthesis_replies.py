@@ -114,17 +114,32 @@ def test_numbers_are_answers():
         ('{"answer": true}', "yes"),
         ('{"answer": false}', "no"),
         ('{"answer": ["Rome"]}', '{"answer": ["Rome"]}'),
-        ('{"reply": "Rome"}', None),
+        ('{"reply": "Rome"}', "Rome"),
         ('{"answer": "none"}', None),
         ('{"answer": "None."}', None),
         ('{"answer": null}', None),
         ('{"answer": ""}', None),
         ("none", None),
-        ("", None),
     ],
 )
 def test_answers_alone(reply, answer):
     assert parse_answer(reply) == answer
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("", "reply_empty"),
+        ("<think>Where could she be", "reply_empty"),
+        ('{"answer": "In R', "reply_cut_off"),
+        ("{" + "x" * 20_000, "reply_too_long"),
+    ],
+)
+def test_no_answer_is_not_an_answer_of_none(reply, reason):
+    """What breaks off vouches for nothing, least of all for there being no answer."""
+    found = parse_answer(reply)
+    assert isinstance(found, Refused)
+    assert found.reason == reason
 
 
 def test_halves_of_surrogate_pairs_do_not_reach_files():
@@ -157,7 +172,7 @@ def test_no_text_raises_and_all_that_comes_out_can_be_written(reply):
             assert one.question.strip()
             assert one.answer.strip()
     answer = parse_answer(reply)
-    assert answer is None or answer.encode()
+    assert answer is None or isinstance(answer, Refused) or answer.encode()
 
 
 @pytest.mark.parametrize("depth", [900, 3000])
@@ -175,7 +190,7 @@ def test_values_deeper_than_python_can_follow_are_refused(monkeypatch):
     deep: dict = {}
     for _ in range(5000):
         deep = {"a": deep}
-    monkeypatch.setattr(replies, "_load", lambda _: deep)
+    monkeypatch.setattr(replies, "_values", lambda _: [deep])
     assert [one.reason for one in parse_pairs("deep", 1)] == ["reply_without_pairs"]
 
 

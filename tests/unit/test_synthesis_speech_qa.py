@@ -23,7 +23,7 @@ from vtblender_nemo.synthesis.work import InputRow, Made, Refused
 CONF = Path(__file__).parents[2] / "conf/prompts"
 PROMPTS = load_prompts(CONF / "sqa_synthesis.yaml")
 SHOP = "the shop opens at nine in the morning"
-UNFILTERED = FilterOptions(grounded=False, language=False, min_question_words=1)
+UNFILTERED = FilterOptions(grounded=False, language=False, unanswerable=False, min_question_words=1)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,42 @@ def test_unanswerable_questions_have_the_fixed_answer():
         False,
     )
     assert "NOT answer" in asked[0]
+
+
+def test_unanswerable_questions_are_answered_in_the_rows_language():
+    rows = [row(SHOP, "e"), row(SHOP, "g", source_lang="de-DE"), row(SHOP, "z", lang="zh"), row(SHOP, "f", lang="fo")]
+    found = work(lambda _: pairs(("Who?", "the shop")), unanswerable=1.0).open()(rows)
+    assert [one.row["answer"] for (one,) in found[:3]] == [PROMPTS.no_answer[code] for code in ("en", "de", "zh")]
+    assert found[3] == [Refused("no_wording_of_no_answer", "fo: no_answer in the file of --prompts lacks it")]
+    (made,), *_ = work(lambda _: pairs(("Who?", "A")), unanswerable=1.0, unanswerable_answer="?").open()(rows[3:])
+    assert made.row["answer"] == "?"
+
+
+def test_an_answer_of_no_answer_is_of_its_language():
+    """As far as a sentence so short can tell."""
+    assert {"en", "de", "es", "fr", "it", "pt", "nl", "zh"} <= set(PROMPTS.no_answer)
+    found = {code: identify_language(text) for code, text in PROMPTS.no_answer.items()}
+    wrong = {code for code, (told, sure) in found.items() if told != code and sure > 0.5}
+    assert not wrong
+
+
+def test_unanswerable_questions_are_checked_unless_that_is_switched_off():
+    asked = []
+
+    def answer(prompt):
+        asked.append(prompt)
+        return '{"answer": "at nine"}' if "Question:" in prompt else pairs(("When does the shop open?", "at ten"))
+
+    filters = FilterOptions(language=False)
+    (found,) = work(answer, filters, unanswerable=1.0).open()([row(SHOP)])
+    assert found == [Refused("answerable_after_all", "When does the shop open? at nine")]
+    assert len(asked) == 2
+    assert SHOP in asked[1]
+    ((made,),) = work(answer, replace(filters, unanswerable=False), unanswerable=1.0).open()([row(SHOP)])
+    assert made.row["answerable"] is False
+    assert len(asked) == 3
+    work(lambda prompt: asked.append(prompt) or "none", filters).open()([row(SHOP)])
+    assert len(asked) == 4  # nothing unanswerable, nothing to check
 
 
 def test_share_of_unanswerable_questions_and_of_kinds():
@@ -243,6 +279,9 @@ def test_settings_tell_jobs_apart_and_are_json():
         ({"kinds": {"person": 0.0}}, "--kinds"),
         ({"kinds": {"riddle": 1.0}}, r"riddle.*person.*--kinds"),
         ({"language": "xx"}, "--language"),
+        ({"language": "fo", "unanswerable": 0.1}, r"Faroese|fo.*one of ar.*no_answer in the file of --prompts"),
+        ({"min_transcript_words": 20, "max_transcript_words": 10}, "20 to 10 words.*--min-transcript-words"),
+        ({"max_transcript_words": 0}, "--max-transcript-words"),
     ],
 )
 def test_options_that_cannot_be(options, message):
@@ -269,14 +308,15 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 def test_version_follows_the_content(tmp_path):
     other = load_prompts(edited(tmp_path, "listening exercises", "listening tests"))
     assert other.version != PROMPTS.version
-    assert other.version.startswith("1-")
-    assert load_prompts(edited(tmp_path, 'version: "1"', 'version: "7b"')).version.startswith("7b-")
+    assert other.version.startswith("2-")
+    assert load_prompts(edited(tmp_path, 'version: "2"', 'version: "7b"')).version.startswith("7b-")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("blind: |", "other: |", "not a file of prompts"),
+        ("no_answer:\n", "no_answer:\n  x: ''\n", "no_answer in the file"),
         ("  $question\n\n  If general", "  What?\n\n  If general", r"other fields.*\$question"),
         ("$transcript", "$transkript", "other fields"),
         ("You write", "For $5 you write", r"\$\$ for a dollar"),
@@ -297,7 +337,7 @@ def test_prompts_that_are_not_there(tmp_path):
     ("package", "use"),
     [
         ("openai", lambda: EndpointLLM("m", base_url="http://h/v1").open()),
-        ("json_repair", lambda: parse_pairs("{broken", 1)),
+        ("json_repair", lambda: parse_pairs('{"broken', 1)),
         ("py3langid", lambda: identify_language("hello")),
     ],
 )

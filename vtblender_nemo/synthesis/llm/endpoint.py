@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import threading
@@ -69,9 +70,17 @@ class EndpointLLM(LLM):
             raise ConfigError("endpoint without address", value=self.base_url, expected=expected, knob="--base-url")
         for name, least in (("concurrency", 1), ("max_attempts", 1)):
             if getattr(self, name) < least:
-                raise ConfigError(f"{name} is too small", value=getattr(self, name), expected=f"at least {least}")
-        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
-            raise ConfigError("no request is allowed", value=self.requests_per_minute, knob="--requests-per-minute")
+                knob = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{name} is too small", value=getattr(self, name), expected=f"at least {least}", knob=knob
+                )
+        limits = (
+            ("--timeout", self.timeout_secs, "seconds"),
+            ("--requests-per-minute", self.requests_per_minute, "requests"),
+        )
+        for knob, value, unit in limits:
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError("no request can be made so", value=value, expected=f"more than 0 {unit}", knob=knob)
         if own := sorted({"model", "messages", "stream", "response_format"} & set(self.extra_body)):
             raise ConfigError("fields of the request that are set here", value=own, knob="--request-json")
 

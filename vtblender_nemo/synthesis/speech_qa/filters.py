@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
-from vtblender_nemo.synthesis.llm.clients import LLMClient
+from vtblender_nemo.synthesis.llm.clients import LLMClient, Messages
 from vtblender_nemo.synthesis.speech_qa.replies import ANSWER_SCHEMA, parse_answer
 from vtblender_nemo.synthesis.speech_qa.word_overlap import (
     agreement,
@@ -45,11 +45,14 @@ class FilterOptions:
         min_grounded: least share of the answer's words that stand in the transcript, weighted by length.
         blind: the LLM is asked without the transcript; a question that it answers alike needs no ears. Costs one more answer of
             the LLM for every question.
-        reread: the LLM is asked again with the transcript and has to answer alike, or that there is no answer where there should
-            be none. Costs one more answer of the LLM for every question.
+        reread: the LLM is asked again with the transcript and has to answer alike. Costs one more answer of the LLM for every
+            question that has an answer.
+        unanswerable: the LLM is asked again with the transcript and has to find no answer where there should be none. Costs
+            one more answer of the LLM for every unanswerable question.
         min_agreement: two answers with this F1 of words are alike.
         language: questions and answers are in the row's language.
         min_language_probability: only what is another language as surely as this is refused, as questions are short.
+        length: the limits on words hold.
         min_question_words, max_question_words, max_answer_words: limits; characters where a script has no spaces.
     """
 
@@ -57,9 +60,11 @@ class FilterOptions:
     min_grounded: float = 0.5
     blind: bool = False
     reread: bool = False
+    unanswerable: bool = True
     min_agreement: float = 0.5
     language: bool = True
     min_language_probability: float = 0.8
+    length: bool = True
     min_question_words: int = 3
     max_question_words: int = 40
     max_answer_words: int = 60
@@ -67,7 +72,25 @@ class FilterOptions:
     def __post_init__(self) -> None:
         for name in ("min_grounded", "min_agreement", "min_language_probability"):
             if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is no share", value=getattr(self, name), expected="more than 0, at most 1")
+                expected = "more than 0, at most 1"
+                raise ConfigError(f"{name} is no share", value=getattr(self, name), expected=expected, knob=_flag(name))
+        for name, least in (("min_question_words", 0), ("max_question_words", 1), ("max_answer_words", 1)):
+            if getattr(self, name) < least:
+                expected = f"at least {least}"
+                raise ConfigError(
+                    f"{name} is too small", value=getattr(self, name), expected=expected, knob=_flag(name)
+                )
+        if self.min_question_words > self.max_question_words:
+            raise ConfigError(
+                "no question is so long and so short",
+                value=f"{self.min_question_words} to {self.max_question_words} words",
+                expected="min_question_words at most max_question_words",
+                knob="--min-question-words, --max-question-words",
+            )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
@@ -180,13 +203,12 @@ class BlindFilter(Filter):
     def judge(self, candidates: Sequence[Candidate]) -> list[Refused | None]:
         asked = [candidate for candidate in candidates if candidate.answerable]
         prompts = [self.prompts.blind(candidate.question, candidate.language) for candidate in asked]
-        replies = iter(self.client.complete(prompts, json_schema=ANSWER_SCHEMA))
-        return [self._verdict(one, next(replies)) if one.answerable else None for one in candidates]
+        guesses = iter(_answers(self.client, prompts))
+        return [self._verdict(one, next(guesses)) if one.answerable else None for one in candidates]
 
-    def _verdict(self, candidate: Candidate, reply: str | Refused) -> Refused | None:
-        if isinstance(reply, Refused):
-            return replace(reply, reason=f"blind_{reply.reason}")
-        guess = parse_answer(reply)
+    def _verdict(self, candidate: Candidate, guess: str | Refused | None) -> Refused | None:
+        if isinstance(guess, Refused):
+            return replace(guess, reason=f"blind_{guess.reason}")
         if guess is None or not alike(guess, candidate.answer, candidate.language, self.min_agreement):
             return None
         return Refused("answerable_without_recording", f"{candidate.question} {guess}")
@@ -194,21 +216,26 @@ class BlindFilter(Filter):
 
 @dataclass(frozen=True)
 class RereadFilter(Filter):
-    """A second reading of the transcript finds the same answer, or that there is none."""
+    """A second reading of the transcript finds the same answer (`answerable`), or that there is none (`unanswerable`)."""
 
     client: LLMClient
     prompts: QaPrompts
     min_agreement: float
+    answerable: bool = True
+    unanswerable: bool = True
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Refused | None]:
-        prompts = [self.prompts.reread(one.transcript, one.question, one.language) for one in candidates]
-        replies = self.client.complete(prompts, json_schema=ANSWER_SCHEMA)
-        return [self._verdict(one, reply) for one, reply in zip(candidates, replies, strict=True)]
+        asked = [one for one in candidates if self._is_asked(one)]
+        prompts = [self.prompts.reread(one.transcript, one.question, one.language) for one in asked]
+        found = iter(_answers(self.client, prompts))
+        return [self._verdict(one, next(found)) if self._is_asked(one) else None for one in candidates]
 
-    def _verdict(self, candidate: Candidate, reply: str | Refused) -> Refused | None:
-        if isinstance(reply, Refused):
-            return replace(reply, reason=f"reread_{reply.reason}")
-        found = parse_answer(reply)
+    def _is_asked(self, candidate: Candidate) -> bool:
+        return self.answerable if candidate.answerable else self.unanswerable
+
+    def _verdict(self, candidate: Candidate, found: str | Refused | None) -> Refused | None:
+        if isinstance(found, Refused):
+            return replace(found, reason=f"reread_{found.reason}")
         told = f"{candidate.question} {found}"
         agrees = found is not None and alike(found, candidate.answer, candidate.language, self.min_agreement)
         if not candidate.answerable:  # the fixed answer says in words that there is none
@@ -220,16 +247,22 @@ class RereadFilter(Filter):
 
 def make_filters(options: FilterOptions, client: LLMClient, prompts: QaPrompts) -> list[Filter]:
     """The filters that are switched on, the cheap ones first."""
-    filters: list[Filter] = [LengthFilter(options)]
+    filters: list[Filter] = [LengthFilter(options)] if options.length else []
     if options.language:
         filters.append(LanguageFilter(options.min_language_probability))
     if options.grounded:
         filters.append(GroundedFilter(options.min_grounded))
     if options.blind:
         filters.append(BlindFilter(client, prompts, options.min_agreement))
-    if options.reread:
-        filters.append(RereadFilter(client, prompts, options.min_agreement))
+    if options.reread or options.unanswerable:
+        filters.append(RereadFilter(client, prompts, options.min_agreement, options.reread, options.unanswerable))
     return filters
+
+
+def _answers(client: LLMClient, prompts: Sequence[Messages]) -> list[str | Refused | None]:
+    """What the LLM answers; None where it says that there is no answer."""
+    replies = client.complete(prompts, json_schema=ANSWER_SCHEMA) if prompts else []
+    return [reply if isinstance(reply, Refused) else parse_answer(reply) for reply in replies]
 
 
 def alike(first: str, second: str, language: str, min_agreement: float) -> bool:

@@ -20,7 +20,7 @@ _FIELDS: dict[str, frozenset[str]] = {
     "blind": frozenset({"language", "question"}),
     "reread": frozenset({"language", "question", "transcript"}),
 }
-_KEYS = {"version", "kinds", *_FIELDS}
+_KEYS = {"version", "kinds", "no_answer", *_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class QaPrompts:
         version: as `1-3f2a9c01`, the file's own version and a digest of its content, for provenance.
         texts: the prompts by name.
         kinds: what a kind of question asks, by name.
+        no_answer: what is answered where the recording does not say, by code of the language.
     """
 
     version: str
     texts: Mapping[str, str]
     kinds: Mapping[str, str]
+    no_answer: Mapping[str, str]
 
     def ask(
         self, transcript: str, kinds: Sequence[str | None], language: str, *, answerable: bool, across: bool
@@ -94,12 +96,17 @@ def load_prompts(path: Path) -> QaPrompts:
         raise ConfigError("not a file of prompts", path=path, value=found, expected=", ".join(sorted(_KEYS)), knob=knob)
     for name, fields in _FIELDS.items():
         _check_template(path, name, values[name], fields)
-    kinds = values["kinds"]
-    if not isinstance(kinds, Mapping) or not all(isinstance(text, str) for text in kinds.values()):
-        raise ConfigError("kinds of questions are no texts by name", path=path, value=kinds, knob=knob)
+    kinds, no_answer = (_texts_by_name(path, name, values[name]) for name in ("kinds", "no_answer"))
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     texts = {name: values[name] for name in _FIELDS}
-    return QaPrompts(f"{values['version']}-{digest}", texts, {str(name): str(text) for name, text in kinds.items()})
+    return QaPrompts(f"{values['version']}-{digest}", texts, kinds, no_answer)
+
+
+def _texts_by_name(path: Path, key: str, values: Any) -> dict[str, str]:
+    if isinstance(values, Mapping) and all(isinstance(text, str) and text.strip() for text in values.values()):
+        return {str(name): text for name, text in values.items()}
+    knob = f"{key} in the file of prompts"
+    raise ConfigError(f"{key} are no texts by name", path=path, value=values, expected="name: text", knob=knob)
 
 
 def _check_template(path: Path, name: str, text: Any, fields: frozenset[str]) -> None:

@@ -40,11 +40,27 @@ ANSWER_SCHEMA: Mapping[str, Any] = {
 }
 
 _LONGEST_REPLY = 20_000  # characters; repairing takes more than linear time
-# Up to the last closing tag, as some chat templates open the first one in the prompt; or what was never closed.
-_TAG = "(think|thinking|reasoning)"
-_THINKING = re.compile(rf"\A.*</{_TAG}>|<{_TAG}>.*\Z", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"```\w*\n?")
+# What reasoning models think aloud: up to the last mark of its end, as some chat templates write that of its beginning in the
+# prompt; or what was never ended.
+_THINKING = re.compile(
+    r"\A.*(?:</(?:think|thinking|reasoning|thought|seed:think)>|\[/THINK\]|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>)"
+    r"|(?:<(?:think|thinking|reasoning|thought|seed:think)>|\[THINK\]|<\|begin_of_thought\|>|<\|channel\|>analysis).*\Z",
+    re.DOTALL | re.IGNORECASE,
+)
+_FENCE = re.compile(r"(?:```+|~~~+)\w*\n?")
+_OPENING = re.compile(r"""[{\[](?=\s*(?:["'“”‘’{}\[\]]|\w+\s*:))""")  # of JSON or nearly so; not of "{this}" in prose
+_CUT_OFF = re.compile(r""":\s*(?:"(?:\\.|[^"\\])*|'(?:\\.|[^'\\])*|“[^”]*)\Z""", re.DOTALL)  # in mid-text
+_ANSWER_LABEL = re.compile(r"\A[*_\s]*(?:the )?(?:final )?answer(?: is)?[*_\s]*:[*_\s]*", re.IGNORECASE)
+
 _NOTHING = frozenset({"", "none", "null", "n/a", "na", "nothing", "{}", "[]"})
+_NONE_AND_WHY = re.compile(r"[\W_]*none[*_`\"']*\s*(?:[.:;,(\n\u2013\u2014-][^{}\[\]]*)?\Z", re.IGNORECASE)
+_NOT_SAID = re.compile(
+    r"(?:(?:it|that|this)(?: is|'s) |the answer is )?(?:unknown|unanswerable|unspecified|unclear|no answer|not answerable"
+    r"|(?:not|never) (?:mentioned|stated|specified|said|given|provided|known|clear|told|answered|available))"
+    r"(?: (?:in|by|from) the (?:recording|transcript|text|passage|audio|speaker))?",
+    re.IGNORECASE,
+)
+_QUESTION_FIELDS, _ANSWER_FIELDS = ("question", "q", "question_text"), ("answer", "a", "answer_text")
 
 
 @dataclass(frozen=True)
@@ -59,43 +75,72 @@ def parse_pairs(reply: str, most: int) -> list[Pair | Refused]:
     """Questions with answers.
 
     Args:
-        reply: `{"pairs": [{"question": ..., "answer": ...}]}`, a list of such objects or one alone, or "none".
+        reply: `{"pairs": [{"question": ..., "answer": ...}]}`, a list of such objects, one alone or several in a row, or "none".
         most: how many were asked for; more are refused.
 
     Returns:
         One entry a pair; at least one, which says why if there is no pair.
     """
     text = _bare(reply)
-    if _is_nothing(text):
+    if _is_nothing(text) or _NONE_AND_WHY.fullmatch(text):
         return [Refused("no_question", clean(reply))]
-    value = _load(text)
-    if isinstance(value, Refused):
-        return [value]
-    if _is_nothing(value):
+    values = _values(text)
+    if isinstance(values, Refused):
+        return [values]
+    if all(_is_nothing(value) for value in values):
         return [Refused("no_question", clean(reply))]
     try:
-        items = _items(value)
-        pairs = [_pair(item) for item in items or []]
+        lists = [items for value in values if (items := _items(value)) is not None]
+        told = [
+            items for items in lists if any(_is_pair(item) for item in items)
+        ]  # not drafts of another kind around it
+        pairs = [_pair(item) for items in told or lists for item in items]
     except RecursionError:  # Pythons differ in how deep a value they parse
-        items = None
-    if items is None:
+        lists = []
+    if not lists:
         return [Refused("reply_without_pairs", clean(reply))]
     surplus: list[Pair | Refused] = [Refused("surplus_pair", str(pair)) for pair in pairs[most:]]
     return [*pairs[:most], *surplus] or [Refused("no_question", clean(reply))]
 
 
-def parse_answer(reply: str) -> str | None:
-    """An answer alone, of `{"answer": ...}` or as bare text; None where the reply says that there is none."""
+def parse_answer(reply: str) -> str | Refused | None:
+    """An answer alone, of `{"answer": ...}` or as bare text; None where the reply says that there is none.
+
+    `Refused` where it does not get as far as to say anything.
+    """
     text = _bare(reply)
-    value = _load(text) if "{" in text else text
-    if isinstance(value, Mapping):
-        value = _lowered(value).get("answer")
+    if not text:
+        return Refused("reply_empty", clean(reply))
+    value = _answer_of(text)
+    if isinstance(value, Refused):
+        return value
     if isinstance(value, bool):  # a yes/no question, answered as JSON can
         return "yes" if value else "no"
     if not isinstance(value, str | int | float | None):
         value = text
     answer = _as_text(value)
-    return None if answer is None or _is_nothing(answer) else answer
+    if answer is None and _CUT_OFF.search(text):
+        return Refused("reply_cut_off", clean(reply))
+    return None if answer is None or _says_nothing(answer) else answer
+
+
+def _answer_of(text: str) -> Any:
+    """The value of the answer's field; the text itself where it is no JSON."""
+    values = _values(text) if "{" in text else Refused("reply_not_json")
+    if isinstance(values, Refused):
+        return values if values.reason == "reply_too_long" else _ANSWER_LABEL.sub("", text)
+    objects = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    fields = [_lowered(one) for one in objects if isinstance(one, Mapping)]
+    told = next((one for one in fields if not one.keys().isdisjoint(_ANSWER_FIELDS)), None)
+    if told is not None:
+        return _field(told, _ANSWER_FIELDS)
+    return next(iter(fields[0].values())) if len(fields) == 1 and len(fields[0]) == 1 else text
+
+
+def _says_nothing(answer: str) -> bool:
+    if _is_nothing(answer) or _NONE_AND_WHY.fullmatch(answer):
+        return True
+    return _NOT_SAID.fullmatch(answer.strip(" .!*\"'")) is not None
 
 
 def clean(text: str) -> str:
@@ -106,7 +151,7 @@ def clean(text: str) -> str:
 
 def _bare(reply: str) -> str:
     """Without what reasoning models think aloud, and without code fences."""
-    return _FENCE.sub("", _THINKING.sub("", reply)).strip()
+    return _FENCE.sub("", _THINKING.sub("", reply)).strip("\ufeff \t\r\n")
 
 
 def _is_nothing(value: Any) -> bool:
@@ -115,14 +160,35 @@ def _is_nothing(value: Any) -> bool:
     return value is None or (isinstance(value, Mapping | Sequence) and not value)
 
 
-def _load(text: str) -> Any:
-    """The JSON value in a text; `Refused` where there is none."""
+def _values(text: str) -> list[Any] | Refused:
+    """The JSON values in a text, one after another; `Refused` where there is none."""
     if len(text) > _LONGEST_REPLY:
         return Refused("reply_too_long", f"{len(text)} characters")
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        return [value] if not isinstance(value, str) else _embedded(value)  # some write JSON as a text of JSON
     except (ValueError, RecursionError):
-        pass
+        return _embedded(text)
+
+
+def _embedded(text: str) -> list[Any] | Refused:
+    """The values with prose around them; from the first fault on, all is left to the repair."""
+    values: list[Any] = []
+    at = 0
+    while opening := _OPENING.search(text, at):
+        try:
+            value, at = json.JSONDecoder().raw_decode(text, opening.start())
+            values.append(value)
+        except (ValueError, RecursionError):
+            repaired = _repaired(text[opening.start() :])
+            # Where it finds nothing it gives an empty value, which is no reply of "none".
+            values += [repaired] if repaired and not isinstance(repaired, str) else []
+            break
+    return values or Refused("reply_not_json", clean(text))
+
+
+def _repaired(text: str) -> Any:
+    """The value of JSON with faults, empty where nothing can be made of it; a text that is cut off in the middle is left out."""
     try:
         import json_repair
     except ImportError as error:
@@ -130,18 +196,16 @@ def _load(text: str) -> Any:
             "replies of LLMs are read by the package json_repair", knob='pip install "vtblender_nemo[synthesis]"'
         ) from error
     try:
-        value = json_repair.loads(text)
-    except Exception as error:  # its parser guesses; whatever makes it fail is the reply's fault
-        return Refused("reply_not_json", f"{type(error).__name__}: {clean(text)}")
-    # Where it finds nothing it gives an empty value, which is no reply of "none".
-    return value if value and not isinstance(value, str) else Refused("reply_not_json", clean(text))
+        return json_repair.loads(_CUT_OFF.sub(": null", text))
+    except Exception:  # its parser guesses; whatever makes it fail is the reply's fault
+        return None
 
 
 def _items(value: Any) -> list[Any] | None:
     """The objects that may be pairs; None if the value is of another shape."""
     if isinstance(value, Mapping):
         fields = _lowered(value)
-        if "question" in fields:
+        if _is_pair(value):
             return [value]
         lists = [one for one in fields.values() if isinstance(one, Mapping | list)] or list(fields.values())
         if "pairs" not in fields and len(lists) != 1:
@@ -151,26 +215,34 @@ def _items(value: Any) -> list[Any] | None:
     return value if isinstance(value, list) else None
 
 
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, Mapping) and not _lowered(item).keys().isdisjoint(_QUESTION_FIELDS)
+
+
 def _pair(item: Any) -> Pair | Refused:
     fields = _lowered(item) if isinstance(item, Mapping) else {}
-    question, answer = _as_text(fields.get("question")), _as_text(fields.get("answer"))
+    question, answer = (_as_text(_field(fields, names)) for names in (_QUESTION_FIELDS, _ANSWER_FIELDS))
     if _is_nothing(question) and _is_nothing(answer):
-        found = clean(str(item))
-        return Refused("no_question" if fields.keys() & {"question", "answer"} else "pair_incomplete", found)
+        both = all(not fields.keys().isdisjoint(names) for names in (_QUESTION_FIELDS, _ANSWER_FIELDS))
+        return Refused("no_question" if both else "pair_incomplete", clean(str(item)))
     if question is None or answer is None or _is_nothing(question) or _is_nothing(answer):
         return Refused("pair_incomplete", clean(str(item)))
     return Pair(question, answer)
 
 
 def _lowered(value: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name).strip().lower(): one for name, one in value.items()}
+    return {str(name).strip(" *_:").lower(): one for name, one in value.items()}
+
+
+def _field(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((fields[name] for name in names if name in fields), None)
 
 
 def _as_text(value: Any) -> str | None:
-    """A text, or a number as one; None for what is neither."""
+    """A text without marks of bold, or a number as one; None for what is neither."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
-        return clean(str(value))
+        return clean(str(value).replace("**", ""))
     except ValueError:  # an integer of more digits than Python writes
         return None

@@ -35,7 +35,8 @@ class QaOptions:
         questions: asked for a row; the LLM may find fewer.
         kinds: weights of the kinds of questions, drawn for each question; empty leaves the kind to the LLM.
         unanswerable: the share of questions that the recording does not answer, as in SQuAD 2.0; drawn for each question.
-        unanswerable_answer: what is answered then.
+        unanswerable_answer: what is answered then, in all languages; None takes the wording of the row's language from the
+            prompts' file, and asks nothing unanswerable of rows in other languages.
         language: of rows that state none (`source_lang`, `lang`, `language`); questions are in their row's language.
         min_transcript_words, max_transcript_words: rows with other transcripts are not asked about.
     """
@@ -43,7 +44,7 @@ class QaOptions:
     questions: int = 1
     kinds: Mapping[str, float] = field(default_factory=dict)
     unanswerable: float = 0.0
-    unanswerable_answer: str = "The recording does not say."
+    unanswerable_answer: str | None = None
     language: str = "en"
     min_transcript_words: int = 5
     max_transcript_words: int = 1000
@@ -54,7 +55,7 @@ class QaOptions:
         if not 0 <= self.unanswerable <= 1:
             knob = "--unanswerable"
             raise ConfigError("no share of questions", value=self.unanswerable, expected="0 to 1", knob=knob)
-        if not self.unanswerable_answer.strip():
+        if self.unanswerable_answer is not None and not self.unanswerable_answer.strip():
             raise ConfigError("unanswerable questions need an answer", knob="--unanswerable-answer")
         if any(weight <= 0 for weight in self.kinds.values()):
             raise ConfigError("a kind of question without weight", value=dict(self.kinds), knob="--kinds")
@@ -62,6 +63,14 @@ class QaOptions:
             language_name(self.language)
         except DataError as error:
             raise ConfigError(error.problem, value=self.language, expected=error.expected, knob="--language") from error
+        shortest, longest = self.min_transcript_words, self.max_transcript_words
+        if shortest < 0 or longest < 1 or shortest > longest:
+            raise ConfigError(
+                "no transcript is so long and so short",
+                value=f"{shortest} to {longest} words",
+                expected="min_transcript_words from 0 to max_transcript_words",
+                knob="--min-transcript-words, --max-transcript-words",
+            )
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,17 @@ class SpeechQa(Work):
         if unknown := sorted(set(self.options.kinds) - set(self.prompts.kinds)):
             expected = f"some of {', '.join(self.prompts.kinds)}"
             raise ConfigError("unknown kind of question", value=unknown, expected=expected, knob="--kinds")
+        if self.options.unanswerable and self.no_answer(language_code(self.options.language)) is None:
+            raise ConfigError(
+                "unanswerable questions have no answer in this language",
+                value=self.options.language,
+                expected=f"one of {', '.join(self.prompts.no_answer)}",
+                knob="no_answer in the file of --prompts, --unanswerable-answer or --language",
+            )
+
+    def no_answer(self, language: str) -> str | None:
+        """What is answered where the recording does not say; None if nobody has told it for the language (a code)."""
+        return self.options.unanswerable_answer or self.prompts.no_answer.get(language)
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -172,6 +192,9 @@ class SpeechQaWorker:
             return
         transcript = "\n".join(utterances)
         for answerable, kinds in self._draw(row):
+            if not answerable and self._work.no_answer(language) is None:
+                yield Refused("no_wording_of_no_answer", f"{language}: no_answer in the file of --prompts lacks it")
+                continue
             prompt = self._work.prompts.ask(
                 transcript, kinds, language, answerable=answerable, across=len(utterances) > 1
             )
@@ -204,7 +227,8 @@ class SpeechQaWorker:
         return drafts
 
     def _candidate(self, request: _Request, pair: Pair) -> Candidate:
-        answer = pair.answer if request.answerable else self._work.options.unanswerable_answer
+        answer = pair.answer if request.answerable else self._work.no_answer(request.language)
+        assert answer is not None, "planned otherwise"
         return Candidate(pair.question, answer, request.transcript, request.language, request.answerable)
 
     def _filtered(self, drafts: list[_Draft], outcomes: list[list[Outcome]]) -> list[_Draft]:
