@@ -33,19 +33,26 @@ class Given(Work):
         pair = row.data["qa"][number]
         if pair is None:
             return Refused("given", "")
-        audio = {name: row.data[name] for name in ("audio_filepath", "duration")}
+        audio = {name: row.data[name] for name in ("audio_filepath", "offset", "duration") if name in row.data}
         new = {"id": f"{row.id}-{number}", **audio, "text": "x", "question": pair[0], "answer": pair[1]}
         return Made({**new, "provenance": {}})
 
 
 def job(
-    folder: Path, *rows: tuple[str, list[Any]], last_pass: LastPass | None = None, rows_per_shard: int = 2
+    folder: Path,
+    *rows: tuple[str | dict[str, Any], list[Any]],
+    last_pass: LastPass | None = None,
+    rows_per_shard: int = 2,
 ) -> Summary:
     path = folder / "m.jsonl"
-    lines = [json.dumps({"audio_filepath": audio, "duration": 1.0, "qa": qa}) for audio, qa in rows]
+    lines = [json.dumps({"duration": 1.0, "qa": qa, **_audio(audio)}) for audio, qa in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     options = SynthesisOptions(rows_per_shard=rows_per_shard)
     return synthesize(Given(), open_speech([path]), folder / "out", options, last_pass)
+
+
+def _audio(audio: str | dict[str, Any]) -> dict[str, Any]:
+    return {"audio_filepath": audio} if isinstance(audio, str) else audio
 
 
 def unique(**limits: Any) -> LastPass:
@@ -61,7 +68,7 @@ def kept(folder: Path) -> list[tuple[str, str, str]]:
     return [(one["audio_filepath"], one["question"], one["answer"]) for one in map(json.loads, lines)]
 
 
-def test_same_words_about_one_recording_are_one_question(tmp_path):
+def test_same_words_about_one_utterance_are_one_question(tmp_path):
     left = job(
         tmp_path,
         ("a.wav", [("Who is it?", "Anna."), ("who is it", "anna"), ("Who is it?", "Bob.")]),
@@ -69,23 +76,42 @@ def test_same_words_about_one_recording_are_one_question(tmp_path):
         ("a.wav", [("WHO is it?!", "Anna"), None]),
         last_pass=unique(),
     )
-    assert kept(tmp_path) == [
-        ("a.wav", "Who is it?", "Anna."),
-        ("a.wav", "Who is it?", "Bob."),
-        ("b.wav", "Who is it?", "Anna."),
-    ]
-    assert (left.made, left.refused_by_reason) == (3, {"duplicate": 2, "given": 1})
+    assert kept(tmp_path) == [("a.wav", "Who is it?", "Anna."), ("b.wav", "Who is it?", "Anna.")]
+    assert (left.made, left.refused_by_reason) == (2, {"duplicate": 3, "given": 1})
     rejected = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
     assert [(one["id"], one["reason"], one["detail"]) for one in rejected] == [
         ("m-3", "given", ""),
         ("m-1", "duplicate", "who is it anna"),
+        ("m-1", "duplicate", "Who is it? Bob."),
         ("m-3", "duplicate", "WHO is it?! Anna"),
     ]
-    assert rejected[2]["place"] == f"{tmp_path / 'm.jsonl'}:3"
-    assert json.loads((tmp_path / "out/summary.json").read_text())["made"] == 3
+    assert rejected[3]["place"] == f"{tmp_path / 'm.jsonl'}:3"
+    assert json.loads((tmp_path / "out/summary.json").read_text())["made"] == 2
     (entry,) = yaml.safe_load((tmp_path / "out/input_cfg.yaml").read_text())
     assert entry == left.entry
     assert entry["manifest_filepath"] == "shard__OP_000000..000001_CL_/unique.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "made"),
+    [
+        ({"offset": 0.0}, {"offset": 5.0}, 2),
+        ({"offset": 2.5}, {"offset": 2.5}, 1),
+        ({"offset": 2.5}, {"offset": 2.5000001}, 1),
+        ({"offset": 2.5}, {"offset": 2.5, "duration": 4.0}, 2),
+        ({}, {"offset": 0.0}, 1),
+        ({"audio_filepath": "a-sub1.wav", "offset": 2.5}, {"offset": 2.5}, 1),
+        ({"audio_filepath": "a-sub1.wav"}, {"audio_filepath": "a-sub2.wav"}, 2),
+        ({}, {"audio_filepath": "b.wav"}, 2),
+    ],
+)
+@pytest.mark.parametrize("answers", [("Anna", "Anna"), ("Anna", "Bob")])
+def test_an_utterance_is_a_span_of_a_file(tmp_path, first, second, made, answers):
+    rows = [
+        ({"audio_filepath": "a.wav", **audio}, [("Who?", answer)])
+        for audio, answer in zip((first, second), answers, strict=True)
+    ]
+    assert job(tmp_path, *rows, last_pass=unique()).made == made
 
 
 def test_frequent_questions_are_kept_so_often(tmp_path):
@@ -159,7 +185,7 @@ def test_nothing_made_leaves_nothing_to_compare(tmp_path):
     assert not (tmp_path / "out/shard_000000/unique.jsonl").exists()
 
 
-@pytest.mark.parametrize("limits", [{"per_recording": 0}, {"overall": 0}])
+@pytest.mark.parametrize("limits", [{"per_utterance": 0}, {"overall": 0}])
 def test_limits_that_keep_nothing(limits):
     with pytest.raises(ConfigError, match="keeps nothing"):
         DuplicateLimits(**limits)

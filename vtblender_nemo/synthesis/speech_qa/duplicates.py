@@ -1,4 +1,9 @@
-"""Questions that are asked twice about one recording, or too often of all: only a look at the whole output tells.
+"""Questions that are asked twice about one utterance, or too often of all: only a look at the whole output tells.
+
+A duplicate is a question in the same words about the same utterance: the same span (`offset` and `duration`) of the same audio
+file, which in tars is a member of one tar. Its answer does not count, for a second one says the same again or contradicts the
+first. Spans of one file are utterances of their own, and so are recordings of one text: what is asked about them is kept, with
+whatever answers.
 
 The pass reads the whole shards of a job and writes what it keeps beside them, so that it can be done again after a kill.
 What is first in the order of the shards is kept; no order of work changes it.
@@ -29,16 +34,16 @@ class DuplicateLimits:
     """How often a question may be asked; two are the same if their words are.
 
     Attributes:
-        per_recording: times that a question with one answer is asked about one recording (an audio file).
+        per_utterance: times that a question is asked about one utterance.
         overall: times that a question is asked in all; None for no limit. Questions that fit every recording ("What is this
             about?") teach little after the first hundreds.
     """
 
-    per_recording: int = 1
+    per_utterance: int = 1
     overall: int | None = 100
 
     def __post_init__(self) -> None:
-        for name in ("per_recording", "overall"):
+        for name in ("per_utterance", "overall"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(
@@ -51,20 +56,28 @@ class _Seen:
     """What came before; hashes, as a corpus has millions of questions."""
 
     limits: DuplicateLimits
-    pairs: Counter[int] = field(default_factory=Counter)
+    of_utterances: Counter[int] = field(default_factory=Counter)
     questions: Counter[int] = field(default_factory=Counter)
 
-    def reason(self, row: Mapping[str, Any], recording: tuple[Any, ...]) -> str | None:
+    def reason(self, row: Mapping[str, Any], tar: int | None) -> str | None:
         """Why a row is dropped; a row that is kept is counted."""
-        question, answer = (" ".join(words(str(row[name]), "")) for name in ("question", "answer"))
-        pair, asked = hash((recording, question, answer)), hash(question)
-        if self.pairs[pair] >= self.limits.per_recording:
+        question = " ".join(words(str(row["question"]), ""))
+        here, asked = hash((_utterance(row), tar, question)), hash(question)
+        if self.of_utterances[here] >= self.limits.per_utterance:
             return "duplicate"
         if self.limits.overall is not None and self.questions[asked] >= self.limits.overall:
             return "question_too_frequent"
-        self.pairs[pair] += 1
+        self.of_utterances[here] += 1
         self.questions[asked] += 1
         return None
+
+
+def _utterance(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells an utterance from others: its file, and its span to the millisecond."""
+    name, offset, duration = row["audio_filepath"], row.get("offset"), row.get("duration")
+    if offset is not None:
+        name = recording_name(name)  # without the numbers of a file's rows, which its spans tell apart
+    return name, round(offset or 0.0, 3), None if duration is None else round(duration, 3)
 
 
 def drop_duplicates(output_dir: Path, summary: Summary, limits: DuplicateLimits) -> tuple[Summary, list[bytes]]:
@@ -87,8 +100,7 @@ def drop_duplicates(output_dir: Path, summary: Summary, limits: DuplicateLimits)
         kept: list[str] = []
         for line in _lines(output_dir / shard_name(number) / MANIFEST):
             row = json.loads(line)
-            # Every tar names its members for itself.
-            reason = seen.reason(row, (number if tarred else None, recording_name(row["audio_filepath"])))
+            reason = seen.reason(row, number if tarred else None)  # every tar names its members for itself
             if reason is None:
                 kept.append(line)
             else:
