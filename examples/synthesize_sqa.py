@@ -41,7 +41,7 @@ def main(
         _flag(_ENDPOINT, "Most requests a minute, of all workers together; default: no limit."),
     ] = None,
     max_attempts: Annotated[int, _flag(_ENDPOINT, "At one prompt; then the job stops, and can go on.", min=1)] = 6,
-    timeout: Annotated[float, _flag(_ENDPOINT, "Seconds that one request may take.")] = 120.0,
+    timeout: Annotated[float, _flag(_ENDPOINT, "Seconds that one request may take, more than 0.")] = 120.0,
     request_json: Annotated[
         str, _flag(_ENDPOINT, "JSON fields to add to requests, or with null to leave out, as '{\"seed\": null}'.")
     ] = "{}",
@@ -70,29 +70,48 @@ def main(
         ),
     ] = "",
     unanswerable: Annotated[
-        float, _flag(_ASKED, "Share of questions that have no answer; --check-reread makes sure of them.", min=0, max=1)
+        float, _flag(_ASKED, "Share of questions that the recording does not answer, as in SQuAD 2.0.", min=0, max=1)
     ] = 0.0,
-    unanswerable_answer: Annotated[str, _flag(_ASKED, "What is answered then.")] = "The recording does not say.",
+    unanswerable_answer: Annotated[
+        Optional[str],  # noqa: UP045
+        _flag(
+            _ASKED, "What is answered then, in all languages; default: no_answer of --prompts, in the row's language."
+        ),
+    ] = None,
     utterances: Annotated[
         int, _flag(_ASKED, "Most neighbouring rows of one audio file that are asked about as one.", min=1)
     ] = 1,
     max_gap: Annotated[float, _flag(_ASKED, "Most seconds between such rows.", min=0)] = 2.0,
     max_span: Annotated[float, _flag(_ASKED, "Most seconds of such rows together.", min=0)] = 40.0,
     language: Annotated[str, _flag(_ASKED, "Of rows that have no source_lang; questions are in the same.")] = "en",
-    min_transcript_words: Annotated[int, _flag(_ASKED, "Shorter transcripts are passed over.")] = 5,
-    max_transcript_words: Annotated[int, _flag(_ASKED, "Longer ones too.")] = 1000,
+    min_transcript_words: Annotated[int, _flag(_ASKED, "Shorter transcripts are passed over.", min=0)] = 5,
+    max_transcript_words: Annotated[int, _flag(_ASKED, "Longer ones too.", min=1)] = 1000,
     check_grounded: Annotated[bool, _flag(_KEPT, "Answers whose words stand in the transcript.")] = True,
-    min_grounded: Annotated[float, _flag(_KEPT, "The share of words that have to.")] = 0.5,
+    min_grounded: Annotated[float, _flag(_KEPT, "The share of words that have to, above 0 to 1.")] = 0.5,
     check_blind: Annotated[
         bool, _flag(_KEPT, "Questions that the LLM cannot answer without the transcript; one more reply for each.")
     ] = False,
     check_reread: Annotated[
         bool,
-        _flag(_KEPT, "Answers that the LLM finds a second time, or that are missing as they should; one more reply."),
+        _flag(_KEPT, "Answers that the LLM finds a second time in the transcript; one more reply for each."),
     ] = False,
+    check_unanswerable: Annotated[
+        bool,
+        _flag(
+            _KEPT, "Unanswerable questions that the LLM finds no answer to in the transcript; one more reply for each."
+        ),
+    ] = True,
+    min_agreement: Annotated[
+        float, _flag(_KEPT, "Two answers of the LLM are the same from this share (F1) of words on, above 0 to 1.")
+    ] = 0.5,
     check_language: Annotated[bool, _flag(_KEPT, "Questions and answers in the row's language.")] = True,
-    check_duplicates: Annotated[bool, _flag(_KEPT, "Each question once a recording, and not too often.")] = True,
+    min_language_probability: Annotated[
+        float, _flag(_KEPT, "Another language is only told when as sure as this, above 0 to 1.")
+    ] = 0.8,
+    check_duplicates: Annotated[bool, _flag(_KEPT, "Each question once an utterance, and not too often.")] = True,
     max_same_question: Annotated[int, _flag(_KEPT, "Times that one question is kept in all.", min=1)] = 100,
+    check_length: Annotated[bool, _flag(_KEPT, "Questions and answers of these lengths.")] = True,
+    min_question_words: Annotated[int, _flag(_KEPT, "Shortest question.", min=0)] = 3,
     max_question_words: Annotated[int, _flag(_KEPT, "Longest question.", min=1)] = 40,
     max_answer_words: Annotated[int, _flag(_KEPT, "Longest answer.", min=1)] = 60,
     rows_per_shard: cli.RowsPerShard = 1000,
@@ -116,7 +135,7 @@ def main(
     ```
     python examples/synthesize_sqa.py --input data/asr.jsonl --output-dir data/sqa \
       --base-url http://localhost:8000/v1 --model google/gemma-2-27b-it \
-      --questions 2 --kinds all --unanswerable 0.2 --check-blind --check-reread
+      --questions 2 --kinds all --unanswerable 0.2 --check-blind
     ```
     """
     from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
@@ -162,7 +181,12 @@ def main(
             min_grounded=min_grounded,
             blind=check_blind,
             reread=check_reread,
+            unanswerable=check_unanswerable,
+            min_agreement=min_agreement,
             language=check_language,
+            min_language_probability=min_language_probability,
+            length=check_length,
+            min_question_words=min_question_words,
             max_question_words=max_question_words,
             max_answer_words=max_answer_words,
         )

@@ -117,7 +117,7 @@ def test_from_a_manifest_to_examples(manifest, tmp_path):
     assert (summary["rows"], summary["made"]) == (9, 4)
     assert "4 rows made of 9" in result.output
     first = json.loads((output / "shard_000001/unique.jsonl").read_text().splitlines()[0])
-    assert first["provenance"].pop("prompt_version").startswith("1-")
+    assert first["provenance"].pop("prompt_version").startswith("2-")
     assert first == {
         **{"audio_filepath": "wav/4.wav", "duration": 0.5, "text": sentence(4), "id": "asr-5-q0"},
         **{"question": "Where does Emma live?", "answer": "In Kiev.", "answerable": True},
@@ -224,6 +224,13 @@ def test_a_local_model_answers_too(manifest, tmp_path):
         (["--utterances", "3"], "no two rows can be joined"),
         (["--tar", "none.tar"], "none.tar"),
         (["--language", "xx"], "--language"),
+        (["--timeout", "0"], "--timeout"),
+        (["--requests-per-minute", "nan"], "--requests-per-minute"),
+        (["--min-transcript-words", "20", "--max-transcript-words", "10"], "20 to 10 words"),
+        (["--min-question-words", "9", "--max-question-words", "8"], "9 to 8 words"),
+        (["--min-agreement", "0"], "--min-agreement"),
+        (["--min-language-probability", "1.5"], "--min-language-probability"),
+        (["--language", "fo", "--unanswerable", "0.1"], "no_answer in the file of --prompts"),
     ],
 )
 def test_mistakes_end_with_two_and_a_line(manifest, tmp_path, more, message):
