@@ -13,8 +13,10 @@ import pytest
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 
 from tests.helpers.synthesis_works import Tones, run, tree, write_chats
+from vtblender_nemo.synthesis.engine.crew import News
 from vtblender_nemo.synthesis.engine.jobs import Job
 from vtblender_nemo.synthesis.engine.launchers import Launcher, launch
+from vtblender_nemo.synthesis.engine.ray_cluster import RayCrew
 from vtblender_nemo.synthesis.inputs import open_chats
 
 pytestmark = pytest.mark.slow
@@ -95,3 +97,19 @@ def test_ray_on_one_machine_without_a_cluster(tmp_path: Path, monkeypatch: pytes
     run(chats, tmp_path / "ray", launcher="ray", workers=2)
     assert tree(tmp_path / "ray") == tree(tmp_path / "calm")
     assert not ray.is_initialized()
+
+
+def test_actor_that_is_dead_already_never_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    rows = open_chats([write_chats(tmp_path / "chats.jsonl", ["a"])])
+    crew = RayCrew(Job(Tones(), rows, (range(1),), tmp_path, seed=0, batch_rows=2), workers=2)
+    try:
+        dead, alive = crew.start(), crew.start()
+        assert {crew.next() for _ in range(2)} == {(dead, News.FREE), (alive, News.FREE)}
+        ray.kill(dead)
+        crew.give(dead, 0)
+        assert crew.next() == (dead, News.LOST)
+        crew.give(alive, 0)
+        assert [crew.next() for _ in range(3)] == [(alive, News.BEGUN), (alive, 1), (alive, News.FREE)]
+    finally:
+        crew.close()

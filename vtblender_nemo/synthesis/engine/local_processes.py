@@ -13,7 +13,7 @@ from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.synthesis.engine.crew import Crew, News
-from vtblender_nemo.synthesis.engine.jobs import Job
+from vtblender_nemo.synthesis.engine.jobs import ShardedJob
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class ProcessCrew(Crew):
         gpus_per_worker: so many of this machine's GPUs are shown to each, no GPU to two; 0 shows all to all.
     """
 
-    def __init__(self, job: Job, gpus_per_worker: int = 0) -> None:
+    def __init__(self, job: ShardedJob, gpus_per_worker: int = 0) -> None:
         self._job, self._gpus = job, gpus_per_worker
         self._processes: dict[Connection, Any] = {}
         self._slots: dict[Connection, int] = {}
@@ -61,7 +61,9 @@ class ProcessCrew(Crew):
         except (EOFError, OSError):
             process = self._processes[link]
             self._end(link)
-            logger.warning("worker %s died (exit code %s); its shard is made again", process.pid, process.exitcode)
+            logger.warning(
+                "worker %s died (exit code %s); if it was at a shard, that is made again", process.pid, process.exitcode
+            )
             return link, News.LOST
         if isinstance(said, _Failure):
             said.throw()
@@ -108,7 +110,7 @@ class _Failure:
         raise pickle.loads(self._error) from WorkerError(f"\n{self._trace}")
 
 
-def _serve(link: Connection, job: Job, devices: str | None) -> None:
+def _serve(link: Connection, job: ShardedJob, devices: str | None) -> None:
     """The life of a worker process; it ends when the main process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends its workers
     if devices is not None:
@@ -117,7 +119,9 @@ def _serve(link: Connection, job: Job, devices: str | None) -> None:
         maker = job.open()
         while True:
             link.send(News.FREE)
-            for rows in maker.make(link.recv()):
+            shard = link.recv()
+            link.send(News.BEGUN)
+            for rows in maker.make(shard):
                 link.send(rows)
     except Exception as error:
         parent = multiprocessing.parent_process()

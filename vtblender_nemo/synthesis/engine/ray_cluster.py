@@ -15,7 +15,7 @@ from typing import Any
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
 from vtblender_nemo.synthesis.engine.crew import Crew, News
-from vtblender_nemo.synthesis.engine.jobs import Job, ShardMaker
+from vtblender_nemo.synthesis.engine.jobs import Maker, ShardedJob
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +25,17 @@ _OBJECT_STORE_BYTES = 100_000_000  # holds the job's description alone: rows are
 class _Worker:
     """What runs in an actor."""
 
-    def __init__(self, job: Job, folder: str) -> None:
+    def __init__(self, job: ShardedJob, folder: str) -> None:
         self._job, self._folder = job, folder
-        self._maker: ShardMaker | None = None
+        self._maker: Maker | None = None
 
     def load(self) -> None:
         os.chdir(self._folder)  # relative paths mean the same as in the command
         self._maker = self._job.open()
 
-    def make(self, shard: int) -> Iterator[int]:
+    def make(self, shard: int) -> Iterator[int | News]:
         assert self._maker is not None
+        yield News.BEGUN
         yield from self._maker.make(shard)
 
 
@@ -51,7 +52,7 @@ class RayCrew(Crew):
         ConfigError: the cluster of `RAY_ADDRESS` cannot be reached.
     """
 
-    def __init__(self, job: Job, workers: int, gpus_per_worker: int = 0) -> None:
+    def __init__(self, job: ShardedJob, workers: int, gpus_per_worker: int = 0) -> None:
         self._ray = _import_ray()
         self._started_ray = _connect(self._ray, workers)
         self._actor = self._ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0)(
@@ -84,7 +85,7 @@ class RayCrew(Crew):
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
             del self._pending[asked]
-            logger.warning("an actor died (%s); its shard is made again", first_line(error))
+            logger.warning("an actor died (%s); if it was at a shard, that is made again", first_line(error))
             self._actors.remove(actor)
             self._ray.kill(actor)  # one that only could not be reached must not go on beside its successor
             return actor, News.LOST
