@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from vtblender_nemo.corpora.shards import Format
+from vtblender_nemo.synthesis.cli_options import Launcher
+from vtblender_nemo.synthesis.engine.launchers import Launcher as LauncherKind
 
 if TYPE_CHECKING:
     from vtblender_nemo.corpora.prepare import Options
@@ -50,7 +53,8 @@ def main(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="asr, ast or sqa: what the entries teach; by default all that the corpus can."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; they change no output.")] = 1,
+    launcher: Launcher = LauncherKind.local,
+    workers: Annotated[int, typer.Option(min=1, help="Processes or Ray actors; they change no output.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the order of the rows.")] = 0,
     limit: Annotated[
         Optional[int],  # noqa: UP045
@@ -81,27 +85,37 @@ def main(
     options = Options(format, _names(splits), _names(languages), _names(tasks), seed, limit, rows_per_shard)
     with errors_told():
         if corpus == _CHATS:
-            _prepare_chats(input, output_dir, options, workers)
+            _prepare_chats(input, output_dir, options, workers, launcher)
         else:
-            _prepare_speech(corpus, input, output_dir, options, workers)
+            _prepare_speech(corpus, input, output_dir, options, workers, launcher)
 
 
-def _prepare_speech(corpus: str, inputs: list[str], output_dir: Path, options: Options, workers: int) -> None:
+def _prepare_speech(
+    corpus: str, inputs: list[str], output_dir: Path, options: Options, workers: int, launcher: LauncherKind
+) -> None:
     from vtblender_nemo.common.errors import ConfigError
     from vtblender_nemo.corpora.prepare import prepare
+    from vtblender_nemo.corpora.shards import MAX_SECS
 
     if len(inputs) > 1:
         raise ConfigError("one folder is prepared at a time", value=inputs, expected="one", knob="--input")
-    report = prepare(corpus, Path(inputs[0]), output_dir, options, workers)
+    report = prepare(corpus, Path(inputs[0]), output_dir, options, workers, launcher)
     typer.echo(f"{output_dir}: {report.rows} rows, {report.hours:.2f} h of speech", err=True)
     for reason, count in report.refused.items():
         typer.echo(f"  {count} refused: {reason}; see {output_dir / 'rejected.jsonl'}", err=True)
+    if report.long_rows:
+        share = report.long_hours / report.hours
+        typer.echo(
+            f"  warning: {report.long_rows} rows ({report.long_hours:.2f} h, {share:.1%} of all) are longer than {MAX_SECS:g} s "
+            f"and would be left out of training; take them with data.train_ds.max_duration={math.ceil(report.longest_secs)}",
+            err=True,
+        )
     for config in report.configs:
         typer.echo(f"  entries of input_cfg: {config}", err=True)
     raise typer.Exit(0 if report.rows else 1)
 
 
-def _prepare_chats(inputs: list[str], output_dir: Path, options: Options, workers: int) -> None:
+def _prepare_chats(inputs: list[str], output_dir: Path, options: Options, workers: int, launcher: LauncherKind) -> None:
     from vtblender_nemo.common.errors import ConfigError
     from vtblender_nemo.corpora.chats import prepare_chats
     from vtblender_nemo.synthesis.cli_options import tell
@@ -110,7 +124,7 @@ def _prepare_chats(inputs: list[str], output_dir: Path, options: Options, worker
     for flag in ("splits", "languages", "tasks"):
         if getattr(options, flag):
             raise ConfigError("chats have none of these", value=getattr(options, flag), knob=f"--{flag}")
-    how = SynthesisOptions(options.seed, options.rows_per_shard, batch_rows=256, workers=workers)
+    how = SynthesisOptions(options.seed, options.rows_per_shard, batch_rows=256, workers=workers, launcher=launcher)
     tell(prepare_chats(inputs, output_dir, how, limit=options.limit), output_dir)
 
 

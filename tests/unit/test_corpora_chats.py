@@ -73,8 +73,11 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path, messages, reason):
 def test_a_last_question_without_an_answer_is_left_out(tmp_path):
     messages = [turn("user", "hi"), turn("assistant", "hello"), turn("user", "and?")]
     path = write_jsonl(tmp_path / "c.jsonl", [{"id": "a", "messages": messages}])
-    prepare_chats([path], tmp_path / "out", OPTIONS)
+    summary = prepare_chats([path], tmp_path / "out", OPTIONS)
     assert said(tmp_path / "out") == {"a": "hello"}
+    assert (summary.made, summary.refused_by_reason) == (1, {"last_question_unanswered": 1})
+    (told,) = map(json.loads, (tmp_path / "out/rejected.jsonl").read_text().splitlines())
+    assert told == {"id": "a", "place": f"{path}:1", "reason": "last_question_unanswered", "detail": "and?"}
 
 
 def test_limit_takes_the_first_rows(tmp_path):

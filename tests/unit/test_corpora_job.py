@@ -134,7 +134,7 @@ def test_a_killed_job_goes_on(tmp_path, monkeypatch, format):
 def test_a_worker_that_is_killed_from_outside_is_told(tmp_path, monkeypatch):
     librispeech(tmp_path / "corpus")
     monkeypatch.setattr(job, "make_shard", die)
-    with pytest.raises(WorkersLostError, match=r"a worker died.*--workers"):
+    with pytest.raises(WorkersLostError, match=r"workers die again and again at shard [01].*--workers"):
         prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options(), workers=2)
 
 
@@ -198,10 +198,27 @@ def test_translation_and_every_refusal(europarl, format):
     assert summary["subsets"]["en-de/train"] == {
         "rows": 1,
         "hours": round(0.5 / 3600, 4),
+        "longer_rows": 0,
+        "longer_hours": 0.0,
+        "longest_secs": 0.5,
         "clips": 1,
         "refused_audio": 3,
         "shards": 1,
     }
+
+
+@BOTH
+def test_rows_that_training_would_leave_out_are_counted(tmp_path, format):
+    write_lines(tmp_path / "c/train-clean-5/1/2/1-2.trans.txt", ["1-2-0 LONG", "1-2-1 SHORT"])
+    write_audio(tmp_path / "c/train-clean-5/1/2/1-2-0.flac", noise(0, 40.1))
+    write_audio(tmp_path / "c/train-clean-5/1/2/1-2-1.flac", noise(1, 40.0))
+    report = prepare("librispeech", tmp_path / "c", tmp_path / "out", Options(format=format, rows_per_shard=1))
+    assert (report.rows, report.long_rows, report.longest_secs) == (2, 1, 40.1)
+    assert report.long_hours == pytest.approx(40.1 / 3600)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    counts = {"longer_rows": 1, "longer_hours": round(40.1 / 3600, 4), "longest_secs": 40.1}
+    assert summary.items() >= {"max_duration": 40.0, **counts}.items()
+    assert summary["subsets"]["en/train-clean-5"].items() >= counts.items()
 
 
 def test_tasks_choose_entries_and_what_a_row_needs(europarl):

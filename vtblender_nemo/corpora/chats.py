@@ -22,7 +22,10 @@ _LICENCE = (
 
 
 class ChatRowsWork(Work):
-    """Takes chats as they are and refuses what cannot be learned from: empty turns, wrong order, no answer at the end."""
+    """Takes chats as they are and refuses what cannot be learned from: empty turns, wrong order, a question without an answer.
+
+    A chat that ends with a question is taken without it, which is counted as `last_question_unanswered`.
+    """
 
     def settings(self) -> dict[str, Any]:
         return {"kind": "text_chats"}
@@ -32,21 +35,23 @@ class ChatRowsWork(Work):
 
 
 def _take(rows: Sequence[InputRow]) -> list[list[Outcome]]:
-    return [[_outcome(row)] for row in rows]
+    return [_outcomes(row) for row in rows]
 
 
-def _outcome(row: InputRow) -> Outcome:
-    """The row without a question at its end, which has no answer to learn from."""
+def _outcomes(row: InputRow) -> list[Outcome]:
+    """The row, and what was left out of it: questions at its end, which have no answer to learn from."""
     messages = list(row.data["messages"])
+    unanswered: list[str] = []
     while messages and messages[-1]["role"] == "user":
-        messages.pop()
+        unanswered.insert(0, messages.pop()["content"])
     if not messages:
-        return Refused("no_answer")
+        return [Refused("no_answer")]
     try:
         check_turns(from_messages(messages, id=row.id).turns, answered=True)
     except DataError as error:
-        return Refused("bad_chat", str(error))
-    return Made({**row.data, "id": row.id, "messages": messages})
+        return [Refused("bad_chat", str(error))]
+    left_out = [Refused("last_question_unanswered", "\n".join(unanswered))] if unanswered else []
+    return [Made({**row.data, "id": row.id, "messages": messages}), *left_out]
 
 
 class _First(InputRows):

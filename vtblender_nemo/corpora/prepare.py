@@ -1,13 +1,12 @@
-"""Prepares a corpus: found once, written shard by shard in several processes, and continued where it was stopped."""
+"""Prepares a corpus: found once, written shard by shard by whoever a launcher starts, and continued where it was stopped."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json
@@ -18,7 +17,7 @@ from vtblender_nemo.corpora.registry import Corpus, Task, corpus_of
 from vtblender_nemo.corpora.report import Report, write_report
 from vtblender_nemo.corpora.shards import Format, Shard, make_shard
 from vtblender_nemo.corpora.utterance import Selection
-from vtblender_nemo.synthesis.engine.crew import WorkersLostError
+from vtblender_nemo.synthesis.engine.launchers import Launcher, launch
 
 WORK = "work"
 
@@ -59,7 +58,14 @@ class Options:
                 raise ConfigError("number out of range", value=value, expected=f">= {least}", knob=knob)
 
 
-def prepare(name: str, folder: Path, output_dir: Path, options: Options, workers: int = 1) -> Report:
+def prepare(
+    name: str,
+    folder: Path,
+    output_dir: Path,
+    options: Options,
+    workers: int = 1,
+    launcher: Launcher = Launcher.local,
+) -> Report:
     """Makes shards of a corpus, or what an earlier run has left of them.
 
     Args:
@@ -68,13 +74,15 @@ def prepare(name: str, folder: Path, output_dir: Path, options: Options, workers
         output_dir: gets a folder of shards for every language and split, `input_cfg.yaml` and its like,
             `prompts/`, `LICENCE.txt`, `rejected.jsonl`, `summary.json`, and for continuing `job.json` and `work/`.
         options: what is prepared.
-        workers: processes; what is written does not depend on their number.
+        workers: processes or actors; what is written does not depend on their number.
+        launcher: `local` processes, or the actors of a `ray` cluster, whose nodes see the folders under the same paths. The
+            corpus's lists are read, and its files looked at, by this process.
 
     Raises:
         ConfigError: an unknown corpus, options that do not fit it, or a folder that holds another job.
         DataError: lists that cannot be read, or not one utterance.
-        MissingDependencyError: audio of a kind whose decoder is not installed.
-        WorkersLostError: a process was killed from outside.
+        MissingDependencyError: audio of a kind whose decoder is not installed, or Ray is not.
+        WorkersLostError: workers were killed from outside again and again.
     """
     options.check()
     corpus = corpus_of(name)
@@ -85,19 +93,21 @@ def prepare(name: str, folder: Path, output_dir: Path, options: Options, workers
         settings = {"corpus": name, "input": str(folder.resolve()), **asdict(options)}
         if not is_begun(output_dir, settings):
             write_json(settings, output_dir / JOB)
-        return _prepare(corpus, tasks, folder, output_dir, options, workers)
+        shards = _planned(corpus, tasks, folder, output_dir, options, workers)
+        _run(shards, (output_dir / WORK / LISTING, options.format, options.sampling_rate), workers, launcher)
+        _sweep(output_dir)
+        return write_report(corpus, tasks, options.format, shards, output_dir / WORK / REFUSED, output_dir)
 
 
-def _prepare(
+def _planned(
     corpus: Corpus, tasks: Sequence[Task], folder: Path, output_dir: Path, options: Options, workers: int
-) -> Report:
+) -> list[Shard]:
+    """All shards, of utterances that are found now or were before."""
     work = output_dir / WORK
     if not (work / LISTING).is_file():
         selection = Selection(folder, options.splits, options.languages, options.limit, workers)
         write_listing(corpus.read(selection), tasks, work)
-    shards = plan_shards(work, output_dir, options.seed, options.rows_per_shard)
-    _run(shards, work / LISTING, options, workers)
-    return write_report(corpus, tasks, options.format, shards, work / REFUSED, output_dir)
+    return plan_shards(work, output_dir, options.seed, options.rows_per_shard)
 
 
 def _tasks(corpus: Corpus, wanted: Sequence[str]) -> list[Task]:
@@ -120,34 +130,31 @@ def _sweep(output_dir: Path) -> None:
             path.unlink()
 
 
-def _run(shards: Sequence[Shard], listing: Path, options: Options, workers: int) -> None:
+@dataclass(frozen=True)
+class _Shards:
+    """What every worker has to know: shards, the function that makes one, and what it is told besides."""
+
+    shards: tuple[Shard, ...]
+    make_one: Callable[..., Any]
+    what: tuple[Path, Format, int]
+
+    def open(self) -> _Shards:
+        return self
+
+    def make(self, number: int) -> Iterator[int]:
+        shard = self.shards[number]
+        self.make_one(shard, *self.what)
+        yield len(shard.lines)
+
+
+def _run(shards: Sequence[Shard], what: tuple[Path, Format, int], workers: int, launcher: Launcher) -> None:
     """Makes the shards that are not done yet."""
-    todo = [shard for shard in shards if not shard.done.is_file()]
-    total = sum(len(shard.lines) for shard in shards)
-    left = sum(len(shard.lines) for shard in todo)
-    with progress_bar(total, done=total - left) as bar:
-        for rows in _made(todo, (listing, options.format, options.sampling_rate), workers):
-            bar.update(rows)
-
-
-def _made(shards: Sequence[Shard], what: tuple[Path, Format, int], workers: int) -> Iterator[int]:
-    """Makes shards; gives the rows of each when it is done."""
-    if workers == 1 or len(shards) < 2:
-        for shard in shards:
-            make_shard(shard, *what)
-            yield len(shard.lines)
+    todo = [number for number, shard in enumerate(shards) if not shard.done.is_file()]
+    if not todo:
         return
-    spawn = multiprocessing.get_context("spawn")  # Lhotse's and libsndfile's threads do not survive a fork
-    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=spawn) as pool:
-        running = {pool.submit(make_shard, shard, *what): shard for shard in shards}
-        try:
-            for future in as_completed(running):
-                future.result()
-                yield len(running[future].lines)
-        except BrokenProcessPool as error:
-            raise WorkersLostError(
-                "a worker died", expected="enough memory for all of them; what is whole stays", knob="--workers"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    total, left = (sum(len(shard.lines) for shard in some) for some in (shards, [shards[number] for number in todo]))
+    steps = launch(_Shards(tuple(shards), make_shard, what), todo, launcher, workers)
+    with progress_bar(total, done=total - left) as bar, closing(steps):
+        for step in steps:
+            if step.whole:
+                bar.update(len(shards[step.shard].lines))

@@ -16,7 +16,7 @@ import yaml
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.common.files import write_json, write_text
 from vtblender_nemo.corpora.registry import Corpus, Task
-from vtblender_nemo.corpora.shards import FILES, Format, Shard
+from vtblender_nemo.corpora.shards import FILES, MAX_SECS, Format, Shard
 from vtblender_nemo.synthesis.engine.writer import json_line
 
 _BY_LANGUAGE = "asr_by_language"  # wordings that name the language that is spoken
@@ -30,12 +30,18 @@ class Report:
         rows: written.
         hours: of their audio; audio that several rows share counts for each.
         refused: by reason, the most frequent first.
+        long_rows: those longer than the default of `data.train_ds.max_duration`, which training leaves out.
+        long_hours: of their audio.
+        longest_secs: the longest row.
         configs: files with entries for `data.train_ds.input_cfg`, the training splits' first.
     """
 
     rows: int
     hours: float
     refused: dict[str, int]
+    long_rows: int
+    long_hours: float
+    longest_secs: float
     configs: tuple[Path, ...]
 
 
@@ -67,6 +73,18 @@ class _Subset:
     def hours(self) -> float:
         return sum(count["row_secs"] for count in self.counts) / 3600
 
+    @property
+    def long_rows(self) -> int:
+        return sum(count["long_rows"] for count in self.counts)
+
+    @property
+    def long_hours(self) -> float:
+        return sum(count["long_row_secs"] for count in self.counts) / 3600
+
+    @property
+    def longest_secs(self) -> float:
+        return max(count["longest_secs"] for count in self.counts)
+
 
 def write_report(
     corpus: Corpus, tasks: Sequence[Task], format: Format, shards: Sequence[Shard], refused: Path, output_dir: Path
@@ -86,16 +104,31 @@ def write_report(
     reasons = _write_rejected(refused, subsets, output_dir / "rejected.jsonl")
     configs = _write_configs(corpus, tasks, format, [subset for subset in subsets if subset.rows], output_dir)
     write_text(_licence_note(corpus), output_dir / "LICENCE.txt")
-    rows, hours = sum(subset.rows for subset in subsets), sum(subset.hours for subset in subsets)
+    report = Report(
+        rows=sum(subset.rows for subset in subsets),
+        hours=sum(subset.hours for subset in subsets),
+        refused=reasons,
+        long_rows=sum(subset.long_rows for subset in subsets),
+        long_hours=sum(subset.long_hours for subset in subsets),
+        longest_secs=max((subset.longest_secs for subset in subsets), default=0.0),
+        configs=tuple(configs),
+    )
     summary = {
         "corpus": corpus.name,
-        "rows": rows,
-        "hours": round(hours, 4),
+        "rows": report.rows,
+        "hours": round(report.hours, 4),
+        "max_duration": MAX_SECS,
+        "longer_rows": report.long_rows,
+        "longer_hours": round(report.long_hours, 4),
+        "longest_secs": report.longest_secs,
         "refused": reasons,
         "subsets": {
             f"{subset.language}/{subset.split}": {
                 "rows": subset.rows,
                 "hours": round(subset.hours, 4),
+                "longer_rows": subset.long_rows,
+                "longer_hours": round(subset.long_hours, 4),
+                "longest_secs": subset.longest_secs,
                 "clips": sum(count["clips"] for count in subset.counts),
                 "refused_audio": sum(len(count["refused"]) for count in subset.counts),
                 "shards": len(subset.counts),
@@ -104,7 +137,7 @@ def write_report(
         },
     }
     write_json(summary, output_dir / "summary.json")
-    return Report(rows, hours, reasons, tuple(configs))
+    return report
 
 
 def _subsets(shards: Sequence[Shard]) -> list[_Subset]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.corpora.audio import UnusableAudioError, flac_of
 from vtblender_nemo.corpora.utterance import Utterance
+from vtblender_nemo.data.config import TrainConfig
 from vtblender_nemo.data.rows import LineFile
 from vtblender_nemo.synthesis.engine.writer import AudioTar, json_line
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from lhotse import Recording
 
 _LANGUAGES = ("source_lang", "target_lang")  # of a shard's rows all the same
+
+
+MAX_SECS = TrainConfig.max_duration
+"""What training leaves out if it is longer, unless it is told otherwise."""
 
 
 class Format(str, Enum):
@@ -73,11 +78,11 @@ def make_shard(shard: Shard, listing: Path, format: Format, rate: int) -> dict[s
     utterances = _utterances(listing, shard)
     writer = (_Tarred if format == Format.tarred else _Shar)(shard.folder, shard.number, rate)
     refused: list[dict[str, str]] = []
-    samples = 0
+    secs: list[float] = []
     try:
         for utterance in utterances:
             try:
-                samples += writer.add(utterance)
+                secs.append(writer.add(utterance) / rate)
             except UnusableAudioError as error:
                 row = {"id": utterance.id, "place": utterance.place, "reason": error.reason, "detail": str(error)}
                 refused.append(row)
@@ -85,10 +90,13 @@ def make_shard(shard: Shard, listing: Path, format: Format, rate: int) -> dict[s
     finally:
         writer.discard()
     counts = {
-        "rows": len(utterances) - len(refused),
+        "rows": len(secs),
         "clips": writer.clips,
         "languages": {key: utterances[0].fields[key] for key in _LANGUAGES if key in utterances[0].fields},
-        "row_secs": round(samples / rate, 6),
+        "row_secs": round(sum(secs), 6),
+        "longest_secs": round(max(secs, default=0.0), 3),
+        "long_rows": sum(one > MAX_SECS for one in secs),
+        "long_row_secs": round(sum(one for one in secs if one > MAX_SECS), 6),
         "refused": refused,
     }
     write_json(counts, shard.done)

@@ -1,15 +1,30 @@
-"""A synthesis job, and what one process does of it: rows of a shard in, a whole shard on disk."""
+"""Jobs made of shards, of which synthesis is one, and what one process does of it: rows of a shard in, a whole shard on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.synthesis.engine.writer import ShardWriter
 from vtblender_nemo.synthesis.inputs.rows import InputRows
 from vtblender_nemo.synthesis.work import InputRow, Outcome, Refused, Work
+
+
+class Maker(Protocol):
+    """Makes one shard after another in one process."""
+
+    def make(self, number: int) -> Iterator[int]:
+        """Makes a shard; gives the number of its rows that are done, as often as it likes."""
+
+
+class ShardedJob(Protocol):
+    """Whatever is made shard by shard; it is pickled to every process."""
+
+    def open(self) -> Maker:
+        """Loads what the shards need; called once in every process."""
 
 
 @dataclass(frozen=True)

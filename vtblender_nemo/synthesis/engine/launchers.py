@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from enum import Enum
 
 from vtblender_nemo.synthesis.engine.crew import Step, deal
-from vtblender_nemo.synthesis.engine.jobs import Job
+from vtblender_nemo.synthesis.engine.jobs import ShardedJob
 
 
 class Launcher(str, Enum):
@@ -17,7 +17,7 @@ class Launcher(str, Enum):
 
 
 def launch(
-    job: Job, todo: Sequence[int], launcher: Launcher, workers: int, gpus_per_worker: int = 0
+    job: ShardedJob, todo: Sequence[int], launcher: Launcher, workers: int, gpus_per_worker: int = 0
 ) -> Generator[Step, None, None]:
     """Has shards made; what is written does not depend on who makes them, and in what order.
 
@@ -43,7 +43,7 @@ def launch(
     return deal(ProcessCrew(job, gpus_per_worker), todo, workers)
 
 
-def _here(job: Job, todo: Sequence[int]) -> Generator[Step, None, None]:
+def _here(job: ShardedJob, todo: Sequence[int]) -> Generator[Step, None, None]:
     maker = job.open()
     for shard in todo:
         for rows in maker.make(shard):
