@@ -108,14 +108,16 @@ class ChatFormat:
         flat = [piece for row in pieces for piece in row if piece]
         # In one call, as most of its cost is fixed.
         ids_of = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"])
-        prompt = PromptIds([], [])
+        ids: list[int] = []
+        loss_mask: list[bool] = []
         for row, (_, is_answer) in zip(pieces, texts, strict=True):
             for position, piece in enumerate(row):
-                ids = [self.audio_locator_id] if position else []
-                ids += next(ids_of) if piece else []
-                prompt.ids.extend(ids)
-                prompt.loss_mask.extend([is_answer] * len(ids))
-        return prompt
+                if position:
+                    ids.append(self.audio_locator_id)
+                if piece:
+                    ids += next(ids_of)
+            loss_mask += [is_answer] * (len(ids) - len(loss_mask))
+        return PromptIds(ids, loss_mask)
 
     def _open(self, system: str, content: str) -> str:
         """The text up to the first answer; a template without system role gets it at the head of the user's text."""

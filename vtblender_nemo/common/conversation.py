@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -64,7 +65,7 @@ class Conversation:
     source: str = ""
     custom: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def audios(self) -> tuple[Audio, ...]:
         """Every audio in the order in which its frames stand in the prompt."""
         return tuple(audio for turn in self.turns for audio in turn.audios)

@@ -9,8 +9,10 @@ import gzip
 import json
 import os
 import tarfile
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +129,17 @@ class JsonlRows:
     def __init__(self, paths: Sequence[Path], *, knob: str) -> None:
         self.files = [LineFile(path) for path in paths]
         self.sizes = [len(file) for file in self.files]
-        self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        self._starts = list(accumulate(self.sizes, initial=0))
         if not len(self):
             raise ConfigError("no rows", path=paths[0], expected="one JSON object a line", knob=knob)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def locate(self, index: int) -> tuple[int, int]:
         """The number of the file and of the line in it, both 0-based."""
-        file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return file, index - int(self._starts[file])
+        file = bisect_right(self._starts, index) - 1
+        return file, index - self._starts[file]
 
     def place(self, index: int) -> tuple[Path, int]:
         """The path and the 1-based line of a row."""

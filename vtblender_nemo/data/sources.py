@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,7 +127,9 @@ class JsonlSource(Source):
 
     def _read(self, index: int, rng: random.Random) -> Conversation:
         row = self.rows[index]
-        return self._convert(Row({**row.data, **self.config.tags}, row.path, row.line, row.file), index, rng)
+        if self.config.tags:
+            row = replace(row, data={**row.data, **self.config.tags})
+        return self._convert(row, index, rng)
 
     @abstractmethod
     def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation: ...

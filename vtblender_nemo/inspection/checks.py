@@ -131,7 +131,7 @@ class Checker:
         return RowFacts(
             audio_secs=sum(audio.duration_secs for audio in audios),
             text_tokens=text_tokens,
-            target_tokens=sum(prompt.loss_mask),
+            target_tokens=prompt.loss_mask.count(True),
             frames=length - text_tokens,
             audios=len(audios),
             left_out_by=None if broken is None else broken[0],
@@ -141,7 +141,7 @@ class Checker:
         places = prompt.ids.count(self.encoder.chat_format.audio_locator_id)
         if places != audios:
             raise DataError("placeholders and audios do not match", value=places, expected=f"{audios}")
-        if not any(prompt.loss_mask):
+        if True not in prompt.loss_mask:
             raise DataError("nothing to be learned", value=conversation.id, expected="an answer of the assistant")
 
     def _check_file(self, cut: Cut) -> Header:
