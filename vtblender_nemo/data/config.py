@@ -203,10 +203,7 @@ class TelephoneConfig:
 
 @dataclass
 class AugmentConfig:
-    """The keys of `data.train_ds.augment`; effects are drawn apart and applied in this order.
-
-    But a telephone line passes speech and noise apart, before the noise gets its level.
-    """
+    """The keys of `data.train_ds.augment`; effects are drawn apart and applied in this order."""
 
     speed: SpeedConfig | None = None
     """Speed and pitch."""
