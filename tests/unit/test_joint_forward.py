@@ -52,10 +52,11 @@ def test_loss_is_that_of_the_llm_on_the_same_embeddings(vtblender: VTBlenderMode
     with torch.no_grad():
         found = vtblender(batch).nll
         frames, frame_lens = vtblender.perception.encode(batch.audios, batch.audio_lens)
+        by_segment = frames.split(frame_lens.tolist())
         pieces, labels, segment = [], [], 0
         for token, is_answer in zip(batch.input_ids[0], batch.loss_mask[0], strict=True):
             if token == vtblender.chat_format.audio_locator_id:
-                pieces.append(frames[segment, : frame_lens[segment]])
+                pieces.append(by_segment[segment])
                 labels += [-100] * int(frame_lens[segment])
                 segment += 1
             else:
@@ -95,9 +96,27 @@ def test_separator_ends_every_segment(vtblender: VTBlenderModel) -> None:
         separator.fill_(7.0)
         frames, lens = vtblender.perception.encode(audios, torch.tensor([16000, 8000]))
         separator.zero_()
-    for row, length in zip(frames, lens.tolist(), strict=True):
-        assert (row[length - 1] == 7.0).all()
-        assert not (row[length - 2] == 7.0).any()
+    for segment in frames.split(lens.tolist()):
+        assert (segment[-1] == 7.0).all()
+        assert not (segment[:-1] == 7.0).all(1).any()
+
+
+def test_segments_computed_apart_are_those_computed_together(vtblender: VTBlenderModel) -> None:
+    secs = [0.5, 2.0, 0.6, 1.9, 0.5]
+    audios = torch.zeros(len(secs), 32000)
+    for number, length in enumerate(secs):
+        audios[number, : int(16000 * length)] = torch.from_numpy(speech(length, number))
+    lens = torch.tensor([int(16000 * length) for length in secs])
+    found = []
+    with torch.no_grad():
+        for share, multiple in ((0.0, 1), (0.1, 1), (1.0, 1), (0.1, 10240)):
+            vtblender.perception.cfg.max_padding, vtblender.perception.cfg.pad_samples_to = share, multiple
+            found.append(vtblender.perception.encode(audios, lens))
+    vtblender.perception.cfg.max_padding, vtblender.perception.cfg.pad_samples_to = 0.1, 1
+    assert len(found[0][0]) == int(found[0][1].sum())
+    for frames, frame_lens in found[1:]:
+        assert torch.equal(frame_lens, found[0][1])
+        torch.testing.assert_close(frames, found[0][0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(vtblender: VTBlenderModel) -> None:

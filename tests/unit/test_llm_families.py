@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.models import FAMILIES, llm_folder, model_config
+from vtblender_nemo.backbones import packed_attention
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 
@@ -120,3 +121,54 @@ def test_sampling_that_would_be_ignored_is_refused(gemma: Path, sampling: dict[s
         llm.generate(
             llm.embed(torch.tensor([[7]])), torch.ones(1, 1).bool(), max_new_tokens=1, stop_ids=[1], **sampling
         )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_conversations_equal_those_alone(family: str, tmp_path: Path) -> None:
+    """Values, and gradients with respect to embeddings and LoRA; 9 positions are more than the sliding windows."""
+    window = {"sliding_window": 4} if family in ("gemma2", "gemma3") else {}
+    llm = load(llm_folder(tmp_path, family, **window))
+    for name, weight in llm.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    lens = [5, 9, 1]
+    ids = torch.randint(7, 200, (sum(lens),), generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(sum(lens), llm.hidden_size, generator=torch.Generator().manual_seed(1))
+
+    def values_and_gradients(packed: bool) -> list[torch.Tensor]:
+        embeds = llm.embed(ids).detach().requires_grad_()
+        if packed:
+            hidden = llm.hidden_packed(embeds, lens)
+        else:
+            alone = [llm.causal_lm.base_model(inputs_embeds=one[None])[0][0] for one in embeds.split(lens)]
+            hidden = torch.cat(alone)
+        llm.zero_grad()
+        (hidden * weights).sum().backward()
+        assert embeds.grad is not None
+        return [hidden.detach(), embeds.grad, *(p.grad.clone() for p in llm.parameters() if p.grad is not None)]
+
+    found, wanted = values_and_gradients(True), values_and_gradients(False)
+    assert len(found) > 5
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_an_llm_that_mixes_packed_conversations_is_refused(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = packed_attention.Packing.of
+    monkeypatch.setattr(packed_attention.Packing, "of", lambda lens, device: apart([sum(lens)], device))
+    causal_lm = load_llm(str(gemma), llm_config(str(gemma)), "float32")
+    with pytest.raises(ConfigError, match=r"without mixing them.*packed_sdpa.*model.packing=false"):
+        TransformersLLM(causal_lm, lora=None)
+    TransformersLLM(causal_lm, lora=None, packing=False)
+
+
+def test_the_attention_that_packs_is_the_plain_one_elsewhere(tmp_path: Path) -> None:
+    for family in ("llama", "gemma2"):
+        folder = llm_folder(tmp_path, family)
+        packs, plain = load(folder, lora=None), load(folder, lora=None, packing=False)
+        ids, mask = torch.arange(7, 19).view(2, 6), torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+        with torch.no_grad():
+            outputs = [llm.causal_lm(input_ids=ids, attention_mask=mask).logits for llm in (packs, plain)]
+            answers = [llm.generate(llm.embed(ids), mask, max_new_tokens=5, stop_ids=[1]) for llm in (packs, plain)]
+        assert torch.equal(*outputs)
+        assert torch.equal(*answers)

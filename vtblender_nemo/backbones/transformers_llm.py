@@ -1,6 +1,6 @@
-"""The LLM behind four calls: embed, hidden, logits, generate. Any Hugging Face causal LM will do.
+"""The LLM behind five calls: embed, hidden, hidden_packed, logits, generate. Any Hugging Face causal LM will do.
 
-Shapes: B conversations, T positions, H hidden, V vocabulary, N rows.
+Shapes: B conversations, T positions of the longest one, P positions of all of them, H hidden, V vocabulary, N rows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from vtblender_nemo.backbones import packed_attention
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.modules.lora import add_lora
 
@@ -38,12 +39,21 @@ class TransformersLLM(nn.Module):
         causal_lm: the pretrained model.
         lora: arguments of `peft.LoraConfig`, or None for no adapters.
         trainable: leave the model's own weights trainable (full fine-tuning; excludes `lora`).
+        packing: `hidden_packed` will be called.
 
     Raises:
-        ConfigError: LoRA together with full fine-tuning, or a model whose logits are not made as `logits` makes them.
+        ConfigError: LoRA together with full fine-tuning; a model whose logits are not made as `logits` makes them, or that
+            cannot keep packed conversations apart.
     """
 
-    def __init__(self, causal_lm: PreTrainedModel, *, lora: Mapping[str, Any] | None, trainable: bool = False) -> None:
+    def __init__(
+        self,
+        causal_lm: PreTrainedModel,
+        *,
+        lora: Mapping[str, Any] | None,
+        trainable: bool = False,
+        packing: bool = True,
+    ) -> None:
         super().__init__()
         if trainable and lora:
             raise ConfigError("LoRA and a trainable LLM exclude each other", knob="model.lora or model.train_llm")
@@ -51,6 +61,9 @@ class TransformersLLM(nn.Module):
         causal_lm.config.use_cache = False
         causal_lm.generation_config = GenerationConfig()  # answers follow from the arguments of `generate` alone
         _check_head(causal_lm)
+        if packing:
+            packed_attention.install(causal_lm)
+            _check_packing(causal_lm)
         self.model = add_lora(causal_lm, dict(lora)) if lora else causal_lm
         if lora:
             causal_lm.get_input_embeddings().requires_grad_(False)
@@ -87,6 +100,10 @@ class TransformersLLM(nn.Module):
         decoder = self.causal_lm.base_model
         output = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
         return output.last_hidden_state
+
+    def hidden_packed(self, embeds: Tensor, lens: Sequence[int]) -> Tensor:
+        """Embeddings (P, H) of conversations behind each other, with the positions of each -> last hidden states (P, H)."""
+        return _hidden_packed(self.causal_lm, embeds, lens)
 
     def logits(self, rows: Tensor) -> Tensor:
         """Hidden rows (N, H) -> logits (N, V)."""
@@ -276,6 +293,37 @@ def _head(causal_lm: PreTrainedModel, rows: Tensor) -> Tensor:
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def _hidden_packed(causal_lm: PreTrainedModel, embeds: Tensor, lens: Sequence[int]) -> Tensor:
+    attention = causal_lm.config.get_text_config()._attn_implementation
+    where = packed_attention.Packing.of(lens, embeds.device).arguments(attention)
+    return causal_lm.base_model(inputs_embeds=embeds[None], use_cache=False, **where).last_hidden_state[0]
+
+
+@torch.no_grad()
+def _check_packing(causal_lm: PreTrainedModel) -> None:
+    """Two conversations behind each other: an LLM that would mix them must not be trained so."""
+    embedding = causal_lm.get_input_embeddings()
+    if embedding.weight.is_meta:
+        return
+    was_training = causal_lm.training
+    causal_lm.eval()
+    attention = causal_lm.config.get_text_config()._attn_implementation
+    first, second = (embedding(ids.to(embedding.weight.device)) for ids in torch.arange(1, 10).split(5))
+    apart = False
+    if packed_attention.can_pack(attention):
+        packed = _hidden_packed(causal_lm, torch.cat([first, second]), [len(first), len(second)])
+        alone = [causal_lm.base_model(inputs_embeds=part[None]).last_hidden_state[0] for part in (first, second)]
+        apart = torch.allclose(packed.float(), torch.cat(alone).float(), rtol=1e-2, atol=1e-2)
+    causal_lm.train(was_training)
+    if not apart:
+        raise ConfigError(
+            "this LLM cannot compute conversations behind each other without mixing them",
+            value=f"{type(causal_lm).__name__} with attention {attention}",
+            expected=f"attention {', '.join(packed_attention.BASES)} or flash_attention_2 in all layers",
+            knob="model.packing=false",
+        )
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """The joint forward: text-only, one-segment and many-segment conversations in one LLM pass.
 
-Shapes: B conversations, A audio segments, F frames, P packed positions, T positions of the longest conversation, H hidden,
-N target positions.
+Shapes: B conversations, P packed positions, T positions of the longest conversation, H hidden, N target positions.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.modules.losses import target_nll
 from vtblender_nemo.modules.perception import Perception
-from vtblender_nemo.modules.splice import IGNORE, SplicePlan, gather_embeds, pad_packed, plan_splice
+from vtblender_nemo.modules.splice import IGNORE, SplicePlan, gather_embeds, pad_behind, pad_packed, plan_splice
 
 
 @dataclass
@@ -47,38 +46,52 @@ class SpeechLLM(nn.Module):
         perception: waveforms -> frames.
         llm: embeddings -> hidden states -> logits.
         audio_locator_id: the token id whose place the frames take.
-        pad_positions_to: T is rounded up to a multiple of this; few distinct shapes keep kernels warm.
+        packing: the LLM computes conversations behind each other, without padding.
+        pad_positions_to: P, or without packing T, is rounded up to a multiple of this; few distinct shapes keep kernels
+            warm.
     """
 
     def __init__(
-        self, perception: Perception, llm: TransformersLLM, audio_locator_id: int, *, pad_positions_to: int = 1
+        self,
+        perception: Perception,
+        llm: TransformersLLM,
+        audio_locator_id: int,
+        *,
+        packing: bool = True,
+        pad_positions_to: int = 1,
     ) -> None:
         super().__init__()
         self.perception = perception
         self.llm = llm
         self.audio_locator_id = audio_locator_id
+        self.packing = packing
         self.pad_positions_to = pad_positions_to
 
     def forward(self, batch: Batch) -> TargetLoss:
         """Loss of every target token of the batch."""
         embeds, plan = self.splice(batch)
+        is_target = (plan.target != IGNORE).nonzero()[:, 0]
+        rows = self._hidden(embeds, plan, is_target)
+        return TargetLoss(target_nll(rows, plan.target[is_target], self.llm.logits), plan.conversation[is_target])
+
+    def _hidden(self, embeds: Tensor, plan: SplicePlan, wanted: Tensor) -> Tensor:
+        """The LLM's last hidden states (N, H) at the wanted ones of P packed positions."""
+        if self.packing:
+            packed, lens = pad_behind(embeds, plan.lens.tolist(), self.pad_positions_to)
+            return self.llm.hidden_packed(packed, lens).index_select(0, wanted)
         index, _ = plan.padded_index(multiple_of=self.pad_positions_to)
         padded, mask = pad_packed(embeds, plan, multiple_of=self.pad_positions_to)
-        hidden = self.llm.hidden(padded, mask).flatten(0, 1)
-        is_target = (plan.target != IGNORE).nonzero()[:, 0]
-        rows = hidden.index_select(0, index[is_target])
-        return TargetLoss(target_nll(rows, plan.target[is_target], self.llm.logits), plan.conversation[is_target])
+        return self.llm.hidden(padded, mask).flatten(0, 1).index_select(0, index[wanted])
 
     def splice(self, batch: Batch) -> tuple[Tensor, SplicePlan]:
         """Packed embeddings (P, H) and what stands where. Without audio the perception is not called."""
         is_locator = batch.input_ids == self.audio_locator_id
         token_embeds = self.llm.embed(batch.input_ids.masked_fill(is_locator, 0))
         frames: Tensor | None = None
-        frame_lens, longest = batch.audio_lens.new_zeros(0), 0
+        frame_lens = batch.audio_lens.new_zeros(0)
         if len(batch.audio_lens):
             frames, frame_lens = self.perception.encode(batch.audios, batch.audio_lens)
-            longest = frames.shape[1]
-        plan = plan_splice(batch, frame_lens, longest, self.audio_locator_id)
+        plan = plan_splice(batch, frame_lens, self.audio_locator_id)
         return gather_embeds(plan, token_embeds, frames), plan
 
     @torch.no_grad()

@@ -52,7 +52,11 @@ class VTBlenderModel(ModelPT):
         llm = self._build_llm(restoring)
         perception = self._build_perception(restoring, llm)
         self.speech_llm = SpeechLLM(
-            perception, llm, self.chat_format.audio_locator_id, pad_positions_to=self.cfg.get("pad_positions_to", 1)
+            perception,
+            llm,
+            self.chat_format.audio_locator_id,
+            packing=self.cfg.packing,
+            pad_positions_to=self.cfg.pad_positions_to,
         )
         self._targets_in_step = 0
         self._leave_llm_out = False
@@ -331,7 +335,7 @@ class VTBlenderModel(ModelPT):
             raise ConfigError(
                 "what is trained is kept in float32", value=cfg.llm_dtype, expected="float32", knob="model.llm_dtype"
             )
-        llm = TransformersLLM(causal_lm, lora=lora, trainable=cfg.get("train_llm", False))
+        llm = TransformersLLM(causal_lm, lora=lora, trainable=cfg.get("train_llm", False), packing=cfg.packing)
         if restoring and not inside:
             self._check_fingerprint(llm)
         return llm

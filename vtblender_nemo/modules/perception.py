@@ -1,6 +1,6 @@
 """Waveform -> frames in the LLM's embedding space: NeMo's perception module, made from a pretrained speech model.
 
-Shapes: A audio segments, S samples, F frames, H the LLM's hidden size.
+Shapes: A audio segments, S samples of the longest one, F frames of all of them, H the LLM's hidden size.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.common.lengths import length_groups
 
 _ALLOWED_TARGETS = ("nemo.collections.asr.modules.", "nemo.collections.speechlm2.modules.")
 
@@ -26,8 +27,9 @@ class Perception(AudioPerceptionModule):
     Weights bear the same names as in the host's `SALM`, so that checkpoints can be exchanged.
 
     Args:
-        cfg: `preprocessor`, `encoder`, `modality_adapter`, `spec_augment` (NeMo modules), `output_dim` (H) and `separator`:
-            whether a trained embedding follows the frames of every segment.
+        cfg: `preprocessor`, `encoder`, `modality_adapter`, `spec_augment` (NeMo modules), `output_dim` (H), `separator`:
+            whether a trained embedding follows the frames of every segment, `max_padding`: the share of padding above which
+            segments are computed apart, and `pad_samples_to`: S is rounded up to a multiple of this.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -56,20 +58,37 @@ class Perception(AudioPerceptionModule):
         """Hz that waveforms must have."""
         return self.preprocessor.featurizer.sample_rate
 
-    @typecheck.disable_checks()  # the host types a Conformer's input as a spectrogram, the adapter's is not
     def encode(self, audios: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms (A, S) with lengths (A,) -> frames (A, F, H) and their number (A,), separators included."""
+        """Waveforms to frames; segments of like length are computed together.
+
+        Args:
+            audios: (A, S) float32.
+            audio_lens: (A,) samples of each.
+
+        Returns:
+            Frames (F, H), segment after segment, and their number by segment (A,); separators included.
+        """
+        groups = length_groups(audio_lens.tolist(), self.cfg.max_padding)
+        encoded = [self._encode_group(audios[group], audio_lens[group]) for group in groups]
+        frames = torch.cat([rows for rows, _ in encoded])
+        order = torch.tensor([segment for group in groups for segment in group], device=audios.device)
+        lens = torch.cat([lens for _, lens in encoded])
+        return _reorder(frames, lens, order)
+
+    @typecheck.disable_checks()  # the host types a Conformer's input as a spectrogram, the adapter's is not
+    def _encode_group(self, audios: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """As `encode`, in one pass."""
+        audios = _fit_width(audios, int(audio_lens.max()), self.cfg.pad_samples_to)
         features, feature_lens = self.preprocessor(input_signal=audios, length=audio_lens)
         if self.spec_augmentation is not None and self.training:
             features = self.spec_augmentation(input_spec=features, length=feature_lens)
         encoded, encoded_lens = self._run_encoder(features, feature_lens)
         adapted, frame_lens = self.modality_adapter(audio_signal=encoded, length=encoded_lens)
         frames = self.proj(adapted.transpose(1, 2))
-        if self.separator is None:
-            return frames, frame_lens
-        frames = torch.cat([frames, frames.new_zeros(len(frames), 1, frames.shape[2])], dim=1)
-        end = frame_lens.view(-1, 1, 1).expand(-1, 1, frames.shape[2])
-        return frames.scatter(1, end, self.separator.to(frames).expand(len(frames), 1, -1)), frame_lens + 1
+        if self.separator is not None:
+            frames, frame_lens = _append(self.separator, frames, frame_lens)
+        within = torch.arange(frames.shape[1], device=frames.device) < frame_lens[:, None]
+        return frames[within], frame_lens
 
     def _run_encoder(self, features: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         if not (features.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
@@ -87,6 +106,28 @@ class Perception(AudioPerceptionModule):
         """
         nn.init.normal_(self.proj.weight, std=embed_rms * self.proj.in_features**-0.5)
         nn.init.zeros_(self.proj.bias)
+
+
+def _fit_width(audios: Tensor, longest: int, multiple_of: int) -> Tensor:
+    """Cut or padded with zeros to the longest audio's samples, rounded up."""
+    width = -(-longest // multiple_of) * multiple_of
+    return nn.functional.pad(audios, (0, width - audios.shape[1]))
+
+
+def _append(row: Tensor, frames: Tensor, frame_lens: Tensor) -> tuple[Tensor, Tensor]:
+    """A row (H,) behind the last frame of every segment: padded frames (A, longest, H) become one longer."""
+    frames = nn.functional.pad(frames, (0, 0, 0, 1))
+    end = frame_lens.view(-1, 1, 1).expand(-1, 1, frames.shape[2])
+    return frames.scatter(1, end, row.to(frames).expand(len(frames), 1, -1)), frame_lens + 1
+
+
+def _reorder(frames: Tensor, lens: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Packed segments, of which the first is number order[0], in the order of their numbers."""
+    starts = lens.cumsum(0) - lens
+    place = order.argsort()
+    lens, starts = lens[place], starts[place]
+    shift = torch.repeat_interleave(starts - (lens.cumsum(0) - lens), lens)
+    return frames[torch.arange(len(frames), device=frames.device) + shift], lens
 
 
 def _check_target(part: str, cfg: DictConfig | None) -> None:

@@ -1,10 +1,10 @@
 """Where text and speech become one sequence: pure functions on integers and one gather.
 
-Shapes: B conversations, L tokens of the longest one, A audio segments, F frames of the longest one, H hidden, P positions of all
+Shapes: B conversations, L tokens of the longest one, A audio segments, F frames of all of them, H hidden, P positions of all
 conversations after each locator was replaced by its frames, T positions of the longest one.
 
 The packed form (P positions, conversation after conversation, no padding) is the canonical one; the padded form is made from
-it where a kernel wants it.
+it where a model wants it. Frames are packed, too: segment after segment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IGNORE = -100
 
 @dataclass
 class SplicePlan:
-    """Which row of [token embeddings (B*L); frames (A*F)] stands at each packed position.
+    """Which row of [token embeddings (B*L); frames (F)] stands at each packed position.
 
     Attributes:
         source: (P,) row to gather.
@@ -50,13 +50,12 @@ class SplicePlan:
         return self.conversation * longest + column, longest
 
 
-def plan_splice(batch: Batch, frame_lens: Tensor, longest_frames: int, audio_locator_id: int) -> SplicePlan:
+def plan_splice(batch: Batch, frame_lens: Tensor, audio_locator_id: int) -> SplicePlan:
     """Replaces every locator by its frames, and finds each position's target.
 
     Args:
         batch: token ids, lengths and loss mask.
         frame_lens: (A,) frames of each audio, in the order of the locators.
-        longest_frames: F, the padded number of frames.
         audio_locator_id: id of the locator token.
 
     Raises:
@@ -76,10 +75,9 @@ def plan_splice(batch: Batch, frame_lens: Tensor, longest_frames: int, audio_loc
         )
     repeats = torch.ones_like(ids).masked_scatter(is_audio, frame_lens.to(ids))
     origin = torch.repeat_interleave(torch.arange(len(ids), device=device), repeats)
-    frame = torch.arange(len(origin), device=device) - (repeats.cumsum(0) - repeats)[origin]
-    segment = (is_audio.cumsum(0) - 1)[origin]
-    frames_start = batch.input_ids.numel()
-    source = torch.where(is_audio[origin], frames_start + segment * longest_frames + frame, token[origin])
+    of_audio = is_audio[origin]
+    frame_row = batch.input_ids.numel() + of_audio.cumsum(0) - 1
+    source = torch.where(of_audio, frame_row, token[origin])
     conversation = token[origin] // tokens_wide
     lens = torch.bincount(conversation, minlength=len(batch))
     position = torch.arange(len(origin), device=device) - (lens.cumsum(0) - lens)[conversation]
@@ -95,10 +93,10 @@ def _next_in_conversation(label: Tensor, conversation: Tensor) -> Tensor:
 
 
 def gather_embeds(plan: SplicePlan, token_embeds: Tensor, frames: Tensor | None) -> Tensor:
-    """Token embeddings (B, L, H) and frames (A, F, H) in packed order (P, H)."""
+    """Token embeddings (B, L, H) and frames (F, H) in packed order (P, H)."""
     rows = token_embeds.flatten(0, 1)
     if frames is not None:
-        rows = torch.cat([rows, frames.flatten(0, 1).to(rows.dtype)])
+        rows = torch.cat([rows, frames.to(rows.dtype)])
     return rows.index_select(0, plan.source)
 
 
@@ -110,3 +108,11 @@ def pad_packed(packed: Tensor, plan: SplicePlan, *, left: bool = False, multiple
     mask = torch.zeros(conversations * longest, dtype=torch.bool, device=packed.device)
     mask[index] = True
     return padded.view(conversations, longest, -1), mask.view(conversations, longest)
+
+
+def pad_behind(packed: Tensor, lens: list[int], multiple_of: int) -> tuple[Tensor, list[int]]:
+    """Packed rows (P, H) with zeros behind them up to a multiple; they count as one more conversation, without targets."""
+    missing = -len(packed) % multiple_of
+    if not missing:
+        return packed, lens
+    return torch.nn.functional.pad(packed, (0, 0, 0, missing)), [*lens, missing]

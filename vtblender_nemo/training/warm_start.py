@@ -4,7 +4,7 @@ Not part of the paper's single stage; off unless `warm_start.steps` is set. Adap
 (Graves et al., 2006) on transcripts, with an output layer that is tied to the LLM's token embeddings: afterwards the LLM meets
 frames that resemble what it can read. Encoder and LLM stay as they are.
 
-Shapes: A audio segments, F frames, H hidden, V vocabulary.
+Shapes: A audio segments, F frames of all of them, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _TiedCTC(pl.LightningModule):
             table = torch.cat([self.get_buffer("embeddings"), self.blank])
             logits = self.temperature * (frames.float() / self._rms) @ table.t() + self.bias
             loss = nn.functional.ctc_loss(
-                logits.log_softmax(-1).transpose(0, 1),
+                nn.utils.rnn.pad_sequence(logits.log_softmax(-1).split(frame_lens.tolist())),
                 targets,
                 frame_lens,
                 target_lens,
