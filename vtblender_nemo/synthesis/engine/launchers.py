@@ -24,11 +24,12 @@ def launch(
     Args:
         job: what is made.
         todo: numbers of the shards, one or more.
-        launcher: `local` with one worker is this process.
+        launcher: `local` with one worker is this process, unless GPUs are chosen for it.
         workers: processes or actors.
         gpus_per_worker: GPUs that are shown to each worker alone; 0 shows all to all (Ray shows none then).
 
     Raises:
+        ConfigError: fewer GPUs than the workers shall have.
         MissingDependencyError: the launcher is `ray`, which is not installed.
         WorkersLostError: workers die again and again.
     """
@@ -36,11 +37,11 @@ def launch(
         from vtblender_nemo.synthesis.engine.ray_cluster import RayCrew
 
         return deal(RayCrew(job, workers, gpus_per_worker), todo, workers)
-    if workers == 1:
+    if workers == 1 and not gpus_per_worker:
         return _here(job, todo)
     from vtblender_nemo.synthesis.engine.local_processes import ProcessCrew
 
-    return deal(ProcessCrew(job, gpus_per_worker), todo, workers)
+    return deal(ProcessCrew(job, workers, gpus_per_worker), todo, workers)
 
 
 def _here(job: ShardedJob, todo: Sequence[int]) -> Generator[Step, None, None]:

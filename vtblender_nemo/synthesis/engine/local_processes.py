@@ -11,7 +11,7 @@ import traceback
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.synthesis.devices import check_gpus
 from vtblender_nemo.synthesis.engine.crew import Crew, News
 from vtblender_nemo.synthesis.engine.jobs import ShardedJob
 
@@ -29,10 +29,15 @@ class ProcessCrew(Crew):
 
     Args:
         job: what they do.
+        workers: most at once.
         gpus_per_worker: so many of this machine's GPUs are shown to each, no GPU to two; 0 shows all to all.
+
+    Raises:
+        ConfigError: the machine shows fewer GPUs than that.
     """
 
-    def __init__(self, job: ShardedJob, gpus_per_worker: int = 0) -> None:
+    def __init__(self, job: ShardedJob, workers: int, gpus_per_worker: int = 0) -> None:
+        check_gpus(workers, gpus_per_worker)
         self._job, self._gpus = job, gpus_per_worker
         self._processes: dict[Connection, Any] = {}
         self._slots: dict[Connection, int] = {}
@@ -85,14 +90,8 @@ class ProcessCrew(Crew):
             return None
         wanted = range(slot * self._gpus, (slot + 1) * self._gpus)
         shown = os.environ.get(_GPUS)
-        if shown is None:
-            return ",".join(str(number) for number in wanted)
-        names = [name for name in shown.split(",") if name]
-        if wanted.stop > len(names):
-            raise ConfigError(
-                f"too few GPUs in {_GPUS}", value=shown, expected=f"{wanted.stop}", knob="--workers, --gpus-per-worker"
-            )
-        return ",".join(names[number] for number in wanted)
+        names = None if shown is None else shown.split(",")
+        return ",".join(str(number) if names is None else names[number] for number in wanted)
 
 
 class _Failure:

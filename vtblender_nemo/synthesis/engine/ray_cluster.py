@@ -14,6 +14,7 @@ from typing import Any
 
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
+from vtblender_nemo.synthesis.devices import check_gpus
 from vtblender_nemo.synthesis.engine.crew import Crew, News
 from vtblender_nemo.synthesis.engine.jobs import Maker, ShardedJob
 
@@ -49,12 +50,13 @@ class RayCrew(Crew):
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        ConfigError: the cluster of `RAY_ADDRESS` cannot be reached.
+        ConfigError: the cluster of `RAY_ADDRESS` cannot be reached, or this machine has fewer GPUs than its actors shall have.
     """
 
     def __init__(self, job: ShardedJob, workers: int, gpus_per_worker: int = 0) -> None:
         self._ray = _import_ray()
-        self._started_ray = _connect(self._ray, workers)
+        self._started_ray = _connect(self._ray, workers, gpus_per_worker)
+        _warn_of_gpus(self._ray, gpus_per_worker)
         self._actor = self._ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0)(
             _Worker
         )
@@ -110,11 +112,13 @@ def _import_ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, workers: int) -> bool:
+def _connect(ray: Any, workers: int, gpus_per_worker: int) -> bool:
     """Whether a cluster was started or joined here, and is to be left again."""
     if ray.is_initialized():
         return False
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        check_gpus(workers, gpus_per_worker)
     try:
         if address:
             ray.init(address=address)
@@ -128,3 +132,10 @@ def _connect(ray: Any, workers: int) -> bool:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"Ray cannot be reached ({error})", value=address, knob="RAY_ADDRESS") from error
     return True
+
+
+def _warn_of_gpus(ray: Any, wanted: int) -> None:
+    """Ray would wait without a word for a node that has them; one may still join, so it is no error."""
+    most = max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if most < wanted:
+        logger.warning("no node of the Ray cluster has %d GPUs (--gpus-per-worker), at most %d: waiting", wanted, most)

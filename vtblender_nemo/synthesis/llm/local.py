@@ -5,7 +5,6 @@ Shape letters: B prompts, T positions, V vocabulary.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,12 @@ from torch import Tensor
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Text, Turn
 from vtblender_nemo.common.errors import ConfigError, DataError, ModelFileError
+from vtblender_nemo.synthesis.devices import open_device
 from vtblender_nemo.synthesis.llm.clients import LLM, Decoding, Messages
 from vtblender_nemo.synthesis.work import Refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-logger = logging.getLogger(__name__)
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -76,10 +74,8 @@ class LocalLLM(LLM):
     def _load(self) -> PreTrainedModel:
         from transformers import AutoModelForCausalLM
 
-        spread = self.device == "auto" and torch.cuda.is_available()
-        device = "cpu" if self.device == "auto" else self.device
-        if self.device == "auto" and not spread:
-            logger.warning("no GPU is visible: the LLM runs on the CPU (--device cpu says that it shall)")
+        device = open_device(self.device, "the LLM", "--device")
+        spread = self.device == "auto" and device.type == "cuda"
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -91,8 +87,8 @@ class LocalLLM(LLM):
             _check_fits(model, self.model)
             return model.eval()
         try:
-            return model.to(torch.device(device)).eval()
-        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+            return model.to(device).eval()
+        except RuntimeError as error:
             raise ConfigError(f"the LLM cannot be put there ({error})", value=self.device, knob="--device") from error
 
 

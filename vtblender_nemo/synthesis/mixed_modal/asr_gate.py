@@ -12,6 +12,7 @@ import numpy as np
 
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.synthesis.devices import open_device
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE
 
 _SHORTEST_SECS = 0.1  # recognisers fail on less than a few frames
@@ -28,7 +29,7 @@ class GateConfig:
     batch_size: int = 16
     """Most segments transcribed at once."""
     device: str = "auto"
-    """cuda, cuda:1, cpu; auto takes a GPU where there is one."""
+    """cuda, cuda:1, cpu; auto takes a GPU where there is one, and says so where there is none."""
 
     def check(self, place: str) -> None:
         """
@@ -107,18 +108,15 @@ def open_gate(config: GateConfig, language: str) -> AsrGate | None:
 
     Raises:
         ModelFileError: the file cannot be restored.
-        ConfigError: it is none of NeMo's recognisers.
+        ConfigError: it is none of NeMo's recognisers, or the device is not there.
     """
     if config.model is None:
         return None
-    import torch
     from nemo.collections.asr.models import ASRModel
 
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = open_device(config.device, "the recogniser", "gate.device")
     try:
-        model = ASRModel.restore_from(config.model, map_location=torch.device(device)).eval()
+        model = ASRModel.restore_from(config.model, map_location=device).eval()
     except Exception as error:  # NeMo and tarfile raise errors of many kinds
         raise ModelFileError(
             f"the recogniser cannot be restored ({type(error).__name__}: {first_line(error)})",

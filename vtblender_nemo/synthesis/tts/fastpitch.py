@@ -16,6 +16,7 @@ import torch
 
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
+from vtblender_nemo.synthesis.devices import open_device
 from vtblender_nemo.synthesis.tts.base import (
     EngineConfig,
     Speech,
@@ -47,7 +48,7 @@ class FastPitchConfig(EngineConfig):
     """Most texts at once. NeMo's decoder lets the padding reach into the last frames of a text, so that its neighbours change
     the last tenth of a second a little; with 1 speech depends on its own text alone."""
     device: str = "auto"
-    """cuda, cuda:1, cpu; auto takes a GPU where there is one."""
+    """cuda, cuda:1, cpu; auto takes a GPU where there is one, and says so where there is none."""
 
     free = frozenset({"device"})
 
@@ -74,19 +75,17 @@ def _load(config: FastPitchConfig) -> tuple[Any, Any]:
         raise MissingDependencyError(
             f"NeMo's speech synthesis is not installed ({error})", expected="pip install 'vtblender_nemo[tts]'"
         ) from error
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = open_device(config.device, "FastPitch", "engines[].device")
     return (
         _restore(FastPitchModel, config.fastpitch, device, "fastpitch"),
         _restore(HifiGanModel, config.hifigan, device, "hifigan"),
     )
 
 
-def _restore(kind: Any, source: str, device: str, knob: str) -> Any:
+def _restore(kind: Any, source: str, device: torch.device, knob: str) -> Any:
     if Path(source).is_file():
         try:
-            model = kind.restore_from(source, map_location=torch.device(device)).eval()
+            model = kind.restore_from(source, map_location=device).eval()
         except Exception as error:  # NeMo and tarfile raise errors of many kinds
             raise ModelFileError(
                 f"the model cannot be restored ({type(error).__name__}: {first_line(error)})", path=source, knob=knob
@@ -102,7 +101,7 @@ def _restore(kind: Any, source: str, device: str, knob: str) -> Any:
             f"no such {kind.__name__}", value=source, expected=f"a .nemo file or one of {', '.join(known)}", knob=knob
         )
     try:
-        return kind.from_pretrained(source, map_location=torch.device(device)).eval()
+        return kind.from_pretrained(source, map_location=device).eval()
     except Exception as error:  # whatever the download raises
         raise ConfigError(
             f"the model cannot be downloaded ({type(error).__name__})", value=source, expected="a .nemo file", knob=knob
