@@ -95,8 +95,12 @@ def _prepare_speech(
 ) -> None:
     from vtblender_nemo.common.errors import ConfigError
     from vtblender_nemo.corpora.prepare import prepare
+    from vtblender_nemo.corpora.registry import known_corpora
     from vtblender_nemo.corpora.shards import MAX_SECS
 
+    if corpus not in known_corpora():
+        expected = f"one of {', '.join([*known_corpora(), _CHATS])}"
+        raise ConfigError("unknown corpus", value=corpus, expected=expected, knob="--corpus")
     if len(inputs) > 1:
         raise ConfigError("one folder is prepared at a time", value=inputs, expected="one", knob="--input")
     report = prepare(corpus, Path(inputs[0]), output_dir, options, workers, launcher)
@@ -124,6 +128,8 @@ def _prepare_chats(inputs: list[str], output_dir: Path, options: Options, worker
     for flag in ("splits", "languages", "tasks"):
         if getattr(options, flag):
             raise ConfigError("chats have none of these", value=getattr(options, flag), knob=f"--{flag}")
+    if options.format == Format.shar:
+        raise ConfigError("chats have no audio", value=options.format.value, expected="JSONL alone", knob="--format")
     how = SynthesisOptions(options.seed, options.rows_per_shard, batch_rows=256, workers=workers, launcher=launcher)
     tell(prepare_chats(inputs, output_dir, how, limit=options.limit), output_dir)
 

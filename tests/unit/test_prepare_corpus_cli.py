@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.helpers.corpora import files_of, librispeech, read_back
+from tests.helpers.corpora import files_of, librispeech, noise, read_back, write_audio, write_lines
 from tests.helpers.corpus import write_jsonl
 
 SCRIPT = Path(__file__).parents[2] / "examples/prepare_corpus.py"
@@ -52,7 +52,9 @@ def test_chats_from_end_to_end(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--corpus", "ted"], "unknown corpus"),
+        (["--corpus", "ted"], "spoken_squad, chats (change it with: --corpus)"),
+        (["--corpus", "chats", "--format", "shar"], "(change it with: --format)"),
+        (["--corpus", "librispeech", "--output-dir", "/proc/none"], "(change it with: --output-dir)"),
         (["--corpus", "mls", "--input", "other"], "one folder is prepared at a time"),
         (["--corpus", "chats", "--splits", "train"], "(change it with: --splits)"),
         (["--corpus", "librispeech"], "folder of the corpus is missing"),
@@ -63,6 +65,24 @@ def test_mistakes_are_told_in_one_line(tmp_path, flags, message):
     assert done.exit_code == 2
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_mistaken_command_leaves_the_folder_to_the_right_one(tmp_path):
+    librispeech(tmp_path / "corpus", rows=1)
+    (tmp_path / "empty").mkdir()
+    mistaken = run("--corpus", "mls", "--input", tmp_path / "empty", "--output-dir", tmp_path / "out")
+    assert mistaken.exit_code == 2
+    assert run(*flags_of(tmp_path), "--output-dir", tmp_path / "out").exit_code == 0
+
+
+def test_what_training_would_leave_out_is_told_with_its_knob(tmp_path):
+    write_lines(tmp_path / "corpus/train-clean-5/1/2/1-2.trans.txt", ["1-2-0 LONG", "1-2-1 SHORT"])
+    for number, secs in enumerate((60.2, 20.0)):
+        write_audio(tmp_path / f"corpus/train-clean-5/1/2/1-2-{number}.flac", noise(number, secs))
+    done = run(*flags_of(tmp_path), "--output-dir", tmp_path / "out")
+    assert done.exit_code == 0
+    assert "warning: 1 rows (0.02 h, 75.1% of all) are longer than 40 s" in done.output
+    assert "data.train_ds.max_duration=61" in done.output
 
 
 def test_nothing_made_of_chats_is_exit_code_1(tmp_path):

@@ -277,6 +277,7 @@ def test_settings_tell_jobs_apart_and_are_json():
         ({"unanswerable": 1.1}, "--unanswerable"),
         ({"unanswerable_answer": " "}, "--unanswerable-answer"),
         ({"kinds": {"person": 0.0}}, "--kinds"),
+        ({"kinds": {"person": float("nan")}}, "--kinds"),
         ({"kinds": {"riddle": 1.0}}, r"riddle.*person.*--kinds"),
         ({"language": "xx"}, "--language"),
         ({"language": "fo", "unanswerable": 0.1}, r"Faroese|fo.*one of ar.*no_answer in the file of --prompts"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,11 +33,13 @@ def write_listing(found: Found, tasks: Sequence[Task], folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     known: set[bytes] = set()
+    reasons: Counter[str] = Counter()
     unfinished = [folder / f".{name}.{os.getpid()}" for name in (LISTING, REFUSED)]
     with unfinished[0].open("wb") as rows, unfinished[1].open("wb") as refused:
         for item in found:
             checked = item if isinstance(item, Refusal) else _checked(item, tasks, known)
             file = refused if isinstance(checked, Refusal) else rows
+            reasons.update([checked.reason] if isinstance(checked, Refusal) else [])
             file.write(json_line(asdict(checked)))
         empty = not rows.tell()
     unfinished[1].replace(folder / REFUSED)
@@ -44,7 +47,8 @@ def write_listing(found: Found, tasks: Sequence[Task], folder: Path) -> None:
         raise DataError(
             "no utterance could be taken",
             path=folder / REFUSED,
-            expected="the corpus as it is unpacked; the reasons stand in this file",
+            value=dict(reasons.most_common()) or "no line",
+            expected="the corpus as it is unpacked (conf/data/CORPORA.md); every line's reason stands in this file",
             knob="--input",
         )
     unfinished[0].replace(folder / LISTING)

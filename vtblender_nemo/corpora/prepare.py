@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.errors import ConfigError, VTBlenderError
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.common.job_folder import JOB, alone, is_begun
 from vtblender_nemo.common.progress import progress_bar
@@ -87,7 +87,10 @@ def prepare(
     options.check()
     corpus = corpus_of(name)
     tasks = _tasks(corpus, options.tasks)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"folder cannot be made ({error.strerror})", path=output_dir, knob="--output-dir") from error
     with alone(output_dir):
         _sweep(output_dir)
         settings = {"corpus": name, "input": str(folder.resolve()), **asdict(options)}
@@ -106,7 +109,11 @@ def _planned(
     work = output_dir / WORK
     if not (work / LISTING).is_file():
         selection = Selection(folder, options.splits, options.languages, options.limit, workers)
-        write_listing(corpus.read(selection), tasks, work)
+        try:
+            write_listing(corpus.read(selection), tasks, work)
+        except VTBlenderError:  # a mistake in the command, which may be given again in other words
+            (output_dir / JOB).unlink()
+            raise
     return plan_shards(work, output_dir, options.seed, options.rows_per_shard)
 
 

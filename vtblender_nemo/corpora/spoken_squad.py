@@ -91,4 +91,5 @@ def _squad(listing: Path) -> Iterator[tuple[int, int, str, dict[str, Any]]]:
             f"list is not of SQuAD's shape ({type(error).__name__}: {error})",
             path=listing,
             expected='{"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}',
+            knob="--input",
         ) from error

@@ -116,7 +116,7 @@ def chosen(wanted: Sequence[str], there: Sequence[str], *, what: str, folder: Pa
         raise ConfigError(
             f"no {what} of the corpus are in the folder",
             path=folder,
-            expected="the corpus as it is unpacked",
+            expected="the corpus as it is unpacked (conf/data/CORPORA.md)",
             knob="--input",
         )
     return list(wanted or there)

@@ -102,19 +102,22 @@ def _kind(path: Path) -> str:
             raise ConfigError("folder is no Lhotse shar", path=path, expected="cuts.*.jsonl.gz in it", knob="--input")
         return "lhotse_shar"
     rows = JsonlRows([path], knob="--input")
+    first = ""
     for index in range(min(len(rows), _PROBED_ROWS)):
         try:
             data = rows[index].data
-        except DataError:
+        except DataError as error:
+            first = first or str(error)
             continue
+        first = first or f"a row of {', '.join(data)}"
         if "audio_filepath" in data:
             return "nemo"
         if str(data.get("type", "")).endswith("Cut") or "recording" in data:
             return "lhotse"
     raise ConfigError(
-        "no row of speech among the first rows",
+        f"no row of speech among the first {_PROBED_ROWS}",
         path=path,
-        value=_PROBED_ROWS,
+        value=first,
         expected=f"{_INPUTS}; chats are read by the commands that speak them",
         knob="--input",
     )

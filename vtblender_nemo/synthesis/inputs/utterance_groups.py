@@ -36,7 +36,12 @@ class JoinLimits:
 
     def __post_init__(self) -> None:
         if self.utterances < 2 or self.gap_secs < 0 or self.span_secs <= 0:
-            raise ConfigError("utterances cannot be joined so", value=self, knob="--utterances, --max-gap, --max-span")
+            raise ConfigError(
+                "utterances cannot be joined so",
+                value=self,
+                expected="2 utterances or more, a gap of 0 s or more, a span of more than 0 s",
+                knob="--utterances, --max-gap, --max-span",
+            )
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,8 @@ class EndpointClient:
         raise EndpointError(
             f"the endpoint failed {self._llm.max_attempts} times ({failure}); the same command goes on from here",
             value=self._llm.base_url,
-            knob="--max-attempts, --concurrency, --requests-per-minute or --timeout",
+            expected="a server that answers there",
+            knob="--base-url, --max-attempts, --concurrency, --requests-per-minute or --timeout",
         )
 
     def _request(self, messages: Messages, schema: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ answer for a transcript, or none where its sentences mean nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,8 +58,11 @@ class QaOptions:
             raise ConfigError("no share of questions", value=self.unanswerable, expected="0 to 1", knob=knob)
         if self.unanswerable_answer is not None and not self.unanswerable_answer.strip():
             raise ConfigError("unanswerable questions need an answer", knob="--unanswerable-answer")
-        if any(weight <= 0 for weight in self.kinds.values()):
-            raise ConfigError("a kind of question without weight", value=dict(self.kinds), knob="--kinds")
+        if not all(0 < weight < math.inf for weight in self.kinds.values()):
+            expected = "weights of more than 0"
+            raise ConfigError(
+                "a kind of question without weight", value=dict(self.kinds), expected=expected, knob="--kinds"
+            )
         try:
             language_name(self.language)
         except DataError as error:
