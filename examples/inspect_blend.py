@@ -69,8 +69,8 @@ def main(
     r"""Checks every row of a blend as training reads it, and shows what is in it.
 
     Bad rows (no JSON, an empty answer, a file that is missing, broken or shorter than its row says, the locator tag in
-    a text) are told with file and line. Then rows, hours, tokens, the share of every source, bins for buckets and the
-    padding under them.
+    a text) are told with file and line; so is what trains but looks wrong, as a file longer than its row says. Then
+    rows, hours, tokens, the share of every source, bins for buckets and the padding under them.
 
     Exit code: 0, or 1 if rows are bad, or 2 if nothing could be done.
 

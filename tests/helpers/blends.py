@@ -75,6 +75,7 @@ def spoil(folder: Path) -> dict[str, dict[int, str]]:
         "header|error|audio is shorter than its manifest says": {**good, "duration": 3.0},
         "none|error|the part asked for is no span": {**good, "duration": -1.0},
         "none|error|the audio locator tag stands inside a text": {**good, "text": f"a {LOCATOR} b"},
+        "header|warning|file is longer than its row says": {**good, "audio_filepath": "audio/11.flac"},
         "header|warning|rate of the audio is below the model's": {**good, "audio_filepath": "audio/low.flac"},
         "header|warning|row says another rate than its file": {**good, "sampling_rate": 8000},
         "none|warning|some wordings ask for a field that the row lacks": {**good, "source_lang": "xx"},

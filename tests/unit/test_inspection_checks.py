@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.blends import spoil, write_blend
-from tests.helpers.corpus import FRAME_SECS, LOCATOR, RATE, chat_rows, make_encoder, write_jsonl
+from tests.helpers.corpus import FRAME_SECS, LOCATOR, RATE, chat_rows, make_encoder, wav_bytes, write_jsonl, write_tar
 from tests.helpers.tokenizer import make_tokenizer
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.errors import ConfigError, DataError
@@ -40,7 +40,7 @@ def test_every_mistake_is_found_at_its_line_and_nothing_else(tmp_path, audio):
             check, level, problem = mistake.split("|", 2)
             if AUDIO_CHECKS.index(check) <= AUDIO_CHECKS.index(audio):
                 expected[name, line] = (level, problem)
-    assert len(expected) == {"none": 10, "header": 15, "decode": 17}[audio]
+    assert len(expected) == {"none": 10, "header": 16, "decode": 18}[audio]
     assert findings_of(blend, audio) == expected
 
 
@@ -122,6 +122,50 @@ def test_a_cut_off_member_of_a_tar_is_found(tmp_path):
     write_jsonl(tmp_path / "talk.jsonl", rows)
     result = scan(parts_of(blend), Checker(make_encoder()))[2]
     assert [finding.problem for finding in result.findings] == ["audio is shorter than its manifest says"]
+
+
+def warnings_of(entry: dict[str, object]) -> list[str]:
+    (source,) = [weighted.source for weighted in read_sources([entry], sampling_rate=RATE)]
+    findings = [Checker(make_encoder()).check(source, index, Limits())[1] for index in range(len(source))]
+    return [f"{finding.level} {finding.line}: {finding.detail}" for found in findings for finding in found]
+
+
+def test_audio_that_a_row_cuts_off_is_told_unless_the_row_asks_for_a_part(tmp_path):
+    write_blend(tmp_path)  # audio/11.flac has 1.5 s
+    row = {"audio_filepath": "audio/11.flac", "text": "x"}
+    spans = [
+        {"duration": 0.9},
+        {"duration": 1.1},
+        {"duration": 0.9, "offset": 0.0},
+        {"duration": 0.5, "offset": 0.2},
+        {},
+    ]
+    manifest = write_jsonl(tmp_path / "cut_off.jsonl", [{**row, **span} for span in spans])
+    (said,) = warnings_of({"type": "nemo", "manifest_filepath": manifest, "prompts": ["p"]})
+    assert said.startswith("warning 1: file is longer than its row says: 1.500 s, the row without offset 0.900 s: ")
+    talk = {"type": "audio", "from": "User", "value": "0.wav"}  # 0.5 s
+    answer = {"type": "text", "from": "Assistant", "value": "a"}
+    rows = [{"conversations": [{**talk, **span}, answer]} for span in ({"duration": 0.1}, {"duration": 0.3})]
+    entry = {"type": "multimodal_conversation", "tarred_audio_filepaths": str(tmp_path / "talk.tar")}
+    write_tar(tmp_path / "talk.tar", {"0.wav": wav_bytes(np.ones(round(0.7 * RATE), np.float32))})
+    (said_of_member,) = warnings_of({**entry, "manifest_filepath": write_jsonl(tmp_path / "t.jsonl", rows)})
+    assert said_of_member.startswith("warning 1: file is longer than its row says: 0.700 s")
+
+
+def test_lengths_of_lhotse_recordings_are_those_before_their_transforms(tmp_path):
+    from lhotse import CutSet, Recording, SupervisionSegment
+
+    write_blend(tmp_path)
+    cut = Recording.from_file(tmp_path / "audio/11.flac").to_cut()
+    cut.supervisions = [SupervisionSegment("s", cut.recording_id, 0, cut.duration, text="x")]
+    cuts = [cut, cut.perturb_speed(0.5), cut.perturb_speed(2.0), cut.truncate(duration=0.5), cut.resample(8000)]
+    CutSet.from_cuts(one.with_id(str(number)) for number, one in enumerate(cuts)).to_file(tmp_path / "cuts.jsonl")
+    assert warnings_of({"type": "lhotse", "cuts_path": str(tmp_path / "cuts.jsonl"), "prompts": ["p"]}) == []
+    short = Recording("r", cut.recording.sources, RATE, RATE // 2, 0.5).to_cut()
+    short.supervisions = [SupervisionSegment("s", "r", 0, 0.5, text="x")]
+    CutSet.from_cuts([short]).to_file(tmp_path / "cuts.jsonl")
+    (said,) = warnings_of({"type": "lhotse", "cuts_path": str(tmp_path / "cuts.jsonl"), "prompts": ["p"]})
+    assert said.startswith("warning 1: file is longer than its row says: 1.500 s")
 
 
 def test_problems_are_told_without_their_values():

@@ -38,7 +38,7 @@ class _ChatSource(JsonlSource):
         cut = lazy_cut(
             file,
             duration_secs=duration_secs,
-            offset_secs=offset_secs or 0.0,
+            offset_secs=offset_secs,
             sampling_rate=self.sampling_rate,
             member=member,
         )

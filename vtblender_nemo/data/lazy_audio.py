@@ -33,6 +33,7 @@ class LazySource(AudioSource):
         duration_secs: how long it is.
         sampling_rate: Hz of the samples returned, whatever the file's rate is.
         member: the file's place inside a tar.
+        is_whole: no part was asked for, so that the file should be as long as its manifest says, and no longer.
         channel_share: which channel of a file of several is taken, from 0 (the first) up to, but not, 1; None averages.
             A share of their number, as that is not known before the file is opened.
     """
@@ -41,6 +42,7 @@ class LazySource(AudioSource):
     duration_secs: float = 0.0
     sampling_rate: int = 16000
     member: Member | None = None
+    is_whole: bool = False
     channel_share: float | None = None
 
     def load_audio(
@@ -95,7 +97,7 @@ def lazy_cut(
     path: str | Path,
     *,
     duration_secs: float | None,
-    offset_secs: float = 0.0,
+    offset_secs: float | None = None,
     sampling_rate: int,
     member: Member | None = None,
     channel_share: float | None = None,
@@ -105,7 +107,7 @@ def lazy_cut(
     Args:
         path: the audio file, or the tar that holds it.
         duration_secs: the part's length, as the manifest states it.
-        offset_secs: where the part begins.
+        offset_secs: where the part begins; None for the whole file.
         sampling_rate: Hz at which the cut is declared, and to which it is resampled in decoding.
         member: the place inside the tar.
         channel_share: see `LazySource`; a cut without duration averages.
@@ -116,6 +118,7 @@ def lazy_cut(
     Raises:
         AudioError: a span that is not one; without a duration, also a file that is missing or cannot be opened.
     """
+    is_whole, offset_secs = offset_secs is None, offset_secs or 0.0
     if duration_secs is None:
         if member is None:
             return cut_from_file(path, offset_secs=offset_secs)
@@ -137,6 +140,7 @@ def lazy_cut(
         duration_secs=duration_secs,
         sampling_rate=sampling_rate,
         member=member,
+        is_whole=is_whole,
         channel_share=channel_share,
     )
     recording = Recording(name, [source], sampling_rate, samples, samples / sampling_rate, channel_ids=[0])
@@ -155,6 +159,12 @@ def lazy_recording(placeholder: Recording, tar: Path, member: Member) -> Recordi
     """A recording of Lhotse's shar whose samples are read from its tar, at its own rate, when they are decoded."""
     rate, duration = placeholder.sampling_rate, placeholder.duration
     source = LazySource(
-        "file", placeholder.channel_ids, str(tar), duration_secs=duration, sampling_rate=rate, member=member
+        "file",
+        placeholder.channel_ids,
+        str(tar),
+        duration_secs=duration,
+        sampling_rate=rate,
+        member=member,
+        is_whole=True,
     )
     return Recording(placeholder.id, [source], rate, placeholder.num_samples, duration, placeholder.channel_ids)

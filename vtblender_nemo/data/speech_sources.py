@@ -72,13 +72,13 @@ class _SpeechSource(JsonlSource):
         )
 
 
-def _span(row: Row) -> tuple[str, float, float | None]:
-    """The audio path, offset and duration (s) of a manifest row."""
+def _span(row: Row) -> tuple[str, float | None, float | None]:
+    """The audio path, offset and duration (s) of a manifest row; None for what it does not say."""
     path = row.data.get("audio_filepath")
     if not isinstance(path, str) or not path:
         raise DataError("row without audio_filepath", path=row.path, line=row.line, value=path, expected="a path")
-    duration = row.data.get("duration")
-    return path, float(row.data.get("offset") or 0.0), None if duration is None else float(duration)
+    offset, duration = row.data.get("offset"), row.data.get("duration")
+    return path, None if offset is None else float(offset), None if duration is None else float(duration)
 
 
 @source_type("nemo")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from lhotse import Recording
+from lhotse.augmentation import AudioTransform
 from lhotse.cut import Cut
 
 from vtblender_nemo.common.audio import load_samples
@@ -23,11 +25,17 @@ from vtblender_nemo.inspection.headers import Header, read_header
 AudioCheck = Literal["none", "header", "decode"]
 AUDIO_CHECKS: tuple[str, ...] = ("none", "header", "decode")
 Level = Literal["error", "warning"]
+Warned = tuple[str, str]
+"""A problem, and the same with its values."""
 
 FOREIGN_PLACEHOLDERS = re.compile(
     r"<\|?(?:audio|AUDIO|audio_bos|audioplaceholder|speech)(?:_?\d+)?\|?>|<audio_soft_token>|\[AUDIO\]"
 )
 """What other speech LLMs put where an audio stands: Ultravox, NeMo, Qwen-Audio, Phi-4, Gemma 3n, Voxtral."""
+
+
+CUT_OFF_SECS = 0.5
+"""How much longer than its row says a file may be: manifests round durations, some to whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +110,17 @@ class Checker:
         """
         findings: list[Finding] = []
         headers: list[Header] = []
+        warnings: list[Warned] = []
         try:
             conversation = source.conversation(index, source.rng(self.seed, index))
             prompt, length = self.encoder.encode(conversation)
             audios = conversation.audios
             self._check_prompt(conversation, prompt, len(audios))
             for audio in audios if self.audio != "none" else ():
-                headers.append(self._check_file(audio.cut))
-            warnings = _text_warnings(conversation) + _wording_warnings(source, conversation)
+                header, cut_off = self._check_file(audio.cut)
+                headers.append(header)
+                warnings += cut_off
+            warnings += _text_warnings(conversation) + _wording_warnings(source, conversation)
             warnings += _rate_warnings(conversation, headers, self.encoder.sampling_rate)
             if self.audio == "decode":
                 warnings += self._decode(audios)
@@ -144,9 +155,12 @@ class Checker:
         if True not in prompt.loss_mask:
             raise DataError("nothing to be learned", value=conversation.id, expected="an answer of the assistant")
 
-    def _check_file(self, cut: Cut) -> Header:
-        """The header of a cut's file, which must hold all that the row says."""
+    def _check_file(self, cut: Cut) -> tuple[Header, list[Warned]]:
+        """The header of a cut's file, which must hold all that the row says, and should hold no more unless the row asks
+        for a part.
+        """
         found: Header | None = None
+        warnings: list[Warned] = []
         for recording in _recordings(cut):
             for source in recording.sources:
                 if source.type == "memory":
@@ -155,7 +169,8 @@ class Checker:
                 found = read_header(str(source.source), member)
                 lazy = isinstance(source, LazySource)
                 start = source.start_secs if lazy else 0.0
-                wanted = start + (source.duration_secs if lazy else recording.duration)
+                said = source.duration_secs if lazy else _secs_before_transforms(recording)
+                wanted = start + said
                 if wanted - found.duration_secs > TOLERANCE_SECS:
                     raise AudioError(
                         "audio is shorter than its manifest says",
@@ -164,9 +179,13 @@ class Checker:
                         expected=f"{wanted - start:.3f} s",
                         knob="duration and offset of the row",
                     )
-        return found or Header(int(cut.sampling_rate), 1, cut.duration)
+                if (not lazy or source.is_whole) and found.duration_secs - said > CUT_OFF_SECS:
+                    problem = "file is longer than its row says"
+                    values = f"{found.duration_secs:.3f} s, the row without offset {said:.3f} s: {source.source}"
+                    warnings.append((problem, f"{problem}: {values}"))
+        return found or Header(int(cut.sampling_rate), 1, cut.duration), warnings
 
-    def _decode(self, audios: Sequence[Audio]) -> list[tuple[str, str]]:
+    def _decode(self, audios: Sequence[Audio]) -> list[Warned]:
         waves = [load_samples(audio.cut, self.encoder.sampling_rate) for audio in audios]
         silent = [number for number, wave in enumerate(waves) if not np.any(wave)]
         return [("audio is silent", f"audio is silent: number {number + 1} of the row") for number in silent]
@@ -177,7 +196,7 @@ def problem_of(error: DataError) -> str:
     return re.split(r" \(|:", error.problem, maxsplit=1)[0]
 
 
-def _text_warnings(conversation: Conversation) -> list[tuple[str, str]]:
+def _text_warnings(conversation: Conversation) -> list[Warned]:
     for turn in conversation.turns:
         for part in turn.parts:
             if isinstance(part, Text) and ("<" in part.text or "[" in part.text):
@@ -188,7 +207,7 @@ def _text_warnings(conversation: Conversation) -> list[tuple[str, str]]:
     return []
 
 
-def _wording_warnings(source: Source, conversation: Conversation) -> list[tuple[str, str]]:
+def _wording_warnings(source: Source, conversation: Conversation) -> list[Warned]:
     """One wording was drawn for this check; training will draw others."""
     wordings = getattr(source, "wordings", None)
     if wordings is None or not (missing := wordings.missing(conversation.custom)):
@@ -197,7 +216,7 @@ def _wording_warnings(source: Source, conversation: Conversation) -> list[tuple[
     return [(problem, f"{problem}: {', '.join(missing)}")]
 
 
-def _rate_warnings(conversation: Conversation, headers: list[Header], wanted: int) -> list[tuple[str, str]]:
+def _rate_warnings(conversation: Conversation, headers: list[Header], wanted: int) -> list[Warned]:
     found = []
     for header in headers:
         if header.rate < wanted:
@@ -208,6 +227,15 @@ def _rate_warnings(conversation: Conversation, headers: list[Header], wanted: in
         problem = "row says another rate than its file"
         found.append((problem, f"{problem}: {said} Hz, the file {headers[0].rate} Hz"))
     return found
+
+
+def _secs_before_transforms(recording: Recording) -> float:
+    """The length of the audio in the file: a change of speed changes a recording's own."""
+    secs = recording.duration
+    for transform in reversed(recording.transforms or []):
+        known = transform if isinstance(transform, AudioTransform) else AudioTransform.from_dict(transform)
+        _, secs = known.reverse_timestamps(offset=0.0, duration=secs, sampling_rate=recording.sampling_rate)
+    return secs
 
 
 def _recordings(cut: Cut) -> list[Any]:
