@@ -62,6 +62,17 @@ PAIRS = {
     "several objects, a line each": (f"{{{PAIR}}}\n{{{OTHER}}}", [ROME, ANNA]),
     "several whole answers": (f'{BODY}\n\n{{"pairs": [{{{OTHER}}}]}}', [ROME, ANNA]),
     "several fences": (f"```json\n{{{PAIR}}}\n```\nand\n```json\n{{{OTHER}}}\n```", [ROME, ANNA]),
+    "several objects in Python's quotes": (
+        "{'question': 'Where is Anna?', 'answer': 'In Rome.'}\n\n{'question': 'Who is in Rome?', 'answer': 'Anna.'}",
+        [ROME, ANNA],
+    ),
+    "several broken fences": (f"```json\n{{{PAIR},}}\n```\n```json\n{{{OTHER},}}\n```", [ROME, ANNA]),
+    "several broken answers": (f'{{"pairs": [{{{PAIR},}}]}}\n{{"pairs": [{{{OTHER},}}]}}', [ROME, ANNA]),
+    "numbered objects": (f"1. {{{PAIR}}}\n2. {{{OTHER}}}", [ROME, ANNA]),
+    "braces of a template": (f'{{{{"pairs": [{{{{{PAIR}}}}}]}}}}', [ROME]),
+    "a call of a tool": (f'<tool_call>\n{{"name": "answer", "arguments": {BODY}}}\n</tool_call>', [ROME]),
+    "a note in brackets before": (f"[Note: JSON alone]\n{BODY}", [ROME]),
+    "a note in brackets after": (f"{BODY}\n\n(Note: {{curly}} and [square] brackets.)", [ROME]),
     "a list": (f"[{{{PAIR}}}, {{{OTHER}}}]", [ROME, ANNA]),
     "a longer list than asked for": (f"[{{{PAIR}}}, {{{OTHER}}}, {{{PAIR}}}]", [ROME, ANNA, "surplus_pair"]),
     "short names": ('{"pairs": [{"q": "Where is Anna?", "a": "In Rome."}]}', [ROME]),
@@ -88,6 +99,10 @@ PAIRS = {
     ),
     "the form, not filled in": ('{"pairs": [{"question": "...", "answer": "..."}]}', ["no_question"]),
     "an answer as a list": ('{"question": "What does she buy?", "answer": ["apples", "pears"]}', ["pair_incomplete"]),
+    "names in another language": (
+        '{"pairs": [{"frage": "Wo ist Anna?", "antwort": "In Rom."}]}',
+        ["pair_incomplete"],
+    ),
     "no names": ('{"pairs": [["Where is Anna?", "In Rome."]]}', ["pair_incomplete"]),
     "numbers in the names": (
         '{"question1": "Where is Anna?", "answer1": "In Rome.", "question2": "Who is there?", "answer2": "Anna."}',

@@ -1,7 +1,7 @@
 """LLMs that answer prompts: what the ways to run one have in common.
 
-An `LLM` says which model is asked and how; it is pickled to every process, and opened there. `llm_local.py` runs a Hugging Face
-model, `llm_endpoint.py` asks a server that speaks OpenAI's chat API.
+An `LLM` says which model is asked and how; it is pickled to every process, and opened there. `local.py` runs a Hugging Face
+model, `endpoint.py` asks a server that speaks OpenAI's chat API.
 """
 
 from __future__ import annotations

@@ -48,8 +48,10 @@ _THINKING = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _FENCE = re.compile(r"(?:```+|~~~+)\w*\n?")
-_OPENING = re.compile(r"""[{\[](?=\s*(?:["'“”‘’{}\[\]]|\w+\s*:))""")  # of JSON or nearly so; not of "{this}" in prose
+# Of JSON or nearly so; not of "{this}" and "[Note: that]" in prose.
+_OPENING = re.compile(r"""\{(?=\s*(?:["'“”‘’{}]|\w+\s*:))|\[(?=\s*["'“”‘’{\[\]])""")
 _CUT_OFF = re.compile(r""":\s*(?:"(?:\\.|[^"\\])*|'(?:\\.|[^'\\])*|“[^”]*)\Z""", re.DOTALL)  # in mid-text
+_BETWEEN_OBJECTS = re.compile(r"\}[ \t]*\n\s*\{")
 _ANSWER_LABEL = re.compile(r"\A[*_\s]*(?:the )?(?:final )?answer(?: is)?[*_\s]*:[*_\s]*", re.IGNORECASE)
 
 _NOTHING = frozenset({"", "none", "null", "n/a", "na", "nothing", "{}", "[]"})
@@ -181,8 +183,9 @@ def _embedded(text: str) -> list[Any] | Refused:
             values.append(value)
         except (ValueError, RecursionError):
             repaired = _repaired(text[opening.start() :])
+            several = isinstance(repaired, list) and opening[0] == "{"
             # Where it finds nothing it gives an empty value, which is no reply of "none".
-            values += [repaired] if repaired and not isinstance(repaired, str) else []
+            values += repaired if several else [repaired] if repaired and not isinstance(repaired, str) else []
             break
     return values or Refused("reply_not_json", clean(text))
 
@@ -196,7 +199,8 @@ def _repaired(text: str) -> Any:
             "replies of LLMs are read by the package json_repair", knob='pip install "vtblender_nemo[synthesis]"'
         ) from error
     try:
-        return json_repair.loads(_CUT_OFF.sub(": null", text))
+        # Of objects without a comma between them it would keep the last.
+        return json_repair.loads(_BETWEEN_OBJECTS.sub("},\n{", _CUT_OFF.sub(": null", text)))
     except Exception:  # its parser guesses; whatever makes it fail is the reply's fault
         return None
 
