@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.config import TrainConfig, read_config
 from vtblender_nemo.data.loader import make_planner
 from vtblender_nemo.inspection.inspection import Options, inspect
-from vtblender_nemo.inspection.padding import Planned, bins_2d, fixed_size_padding, padding, plan
+from vtblender_nemo.inspection.padding import (
+    Planned,
+    bins_2d,
+    fixed_size_padding,
+    padding,
+    plan,
+    two_dimensional_padding,
+)
 from vtblender_nemo.inspection.samples import draw_samples
 from vtblender_nemo.inspection.statistics import Share, histogram, joined, shares
 from vtblender_nemo.inspection.subject import Batching, open_parts, open_subject
@@ -71,6 +79,22 @@ def test_shares_by_hand():
     both = joined(found, {"a": "x", "b": "x", "c": "y"})
     assert vars(both["x"]) == pytest.approx({"probability": 1, "rows": 1, "frames": 1, "targets": 1})
     assert both["y"] == found["c"]
+
+
+def test_padding_of_two_dimensions_by_hand():
+    lengths = [10, 12, 30, 11, 14, 8, 30]
+    one = planned([0] * 7, lengths, frames=[4, 4, 20, 4, 4, 0, 0], secs=[0.2, 0.4, 2.0, 0.3, 0.4, 0.0, 0.0])
+    bins = [(0, 30), (4, 10), (20, 10)]
+    found = two_dimensional_padding(one, bins, 36)
+    # 8 | 30 without audio, as both in one were 60; 10, 12, 11 | 14 of 4 frames; 30.
+    assert found.positions == pytest.approx(1 - sum(lengths) / (8 + 30 + 3 * 12 + 14 + 30))
+    assert found.audio == pytest.approx(1 - 3.3 / (3 * 0.4 + 0.4 + 2.0))
+    assert found.rows == (pytest.approx(7 / 5), 1, 3)
+    assert found.largest == 36
+    apart = replace(one, samplers=["x", "y", "x", "x", "y", "x", "x"])
+    assert two_dimensional_padding(apart, bins, 36).positions == pytest.approx(
+        1 - sum(lengths) / (8 + 30 + 2 * 11 + 2 * 14 + 30)
+    )
 
 
 def test_bins_of_two_dimensions_by_hand():
@@ -129,6 +153,7 @@ def test_shares_come_to_the_weights(tmp_path):
     assert result.plans.by_corpus["asr"].probability == pytest.approx(0.6), "speech_qa is tagged with its corpus"
     assert result.plans.by_type["nemo"].probability == pytest.approx(0.4)
     assert result.plans.own.positions < result.plans.fixed.positions
+    assert result.plans.two_dimensional.largest <= result.plans.own.largest
 
 
 def test_a_round_robin_counts_micro_batches(tmp_path):

@@ -10,7 +10,16 @@ from vtblender_nemo.data.blend import Encoder
 from vtblender_nemo.data.buckets import Planner
 from vtblender_nemo.data.loader import make_planner
 from vtblender_nemo.inspection.checks import AudioCheck, Checker
-from vtblender_nemo.inspection.padding import Bins, Padding, Planned, fitting_bins, fixed_size_padding, padding, plan
+from vtblender_nemo.inspection.padding import (
+    Bins,
+    Padding,
+    Planned,
+    fitting_bins,
+    fixed_size_padding,
+    padding,
+    plan,
+    two_dimensional_padding,
+)
 from vtblender_nemo.inspection.samples import Sample, draw_samples
 from vtblender_nemo.inspection.scan import SourceScan, scan
 from vtblender_nemo.inspection.statistics import (
@@ -59,6 +68,7 @@ class Plans:
         by_corpus: shares of the corpora.
         bins: as they are and as they might be.
         own: padding under the blend's buckets.
+        two_dimensional: padding under the bins of two dimensions, in micro-batches no larger than the blend's largest.
         fixed: padding in batches of the same number of rows, whatever their lengths.
     """
 
@@ -69,6 +79,7 @@ class Plans:
     by_corpus: dict[str, Share]
     bins: Bins
     own: Padding
+    two_dimensional: Padding
     fixed: Padding
 
 
@@ -143,14 +154,16 @@ def _plan(
         return None, str(error)
     by_source = shares(planned, planner.weights())
     train = subject.train
+    own, bins = padding(planned), fitting_bins(planner, planned, train.num_buckets)
     plans = Plans(
         planned=planned,
         probabilities="rows" if train.fusion == "rows" else "batches",
         by_source=by_source,
         by_type=joined(by_source, {count.name: count.type for count in counts}),
         by_corpus=joined(by_source, {count.name: count.corpus for count in counts}),
-        bins=fitting_bins(planner, planned, train.num_buckets),
-        own=padding(planned),
+        bins=bins,
+        own=own,
+        two_dimensional=two_dimensional_padding(planned, bins.two_dimensional, own.largest),
         fixed=fixed_size_padding(planned, train.seed),
     )
     return plans, ""

@@ -129,6 +129,29 @@ def fixed_size_padding(planned: Planned, seed: int = 0) -> Padding:
     return _padding(planned, batches)
 
 
+def two_dimensional_padding(planned: Planned, bins: Sequence[tuple[int, int]], largest: int) -> Padding:
+    """The padding of the same rows in buckets of two dimensions.
+
+    Args:
+        planned: the rows; they fill the buckets in their order, those of different samplers apart.
+        bins: see `bins_2d`; every row fits one.
+        largest: most positions of a padded micro-batch.
+    """
+    batches = np.zeros(len(planned), dtype=np.int64)
+    filling: dict[tuple[str, tuple[int, int]], tuple[int, int, int]] = {}  # micro-batch, its rows, its longest
+    begun = 0
+    sizes = zip(planned.samplers, planned.frames, planned.text_tokens, planned.length, strict=True)
+    for row, (sampler, frames, tokens, length) in enumerate(sizes):
+        bucket = sampler, next(end for end in bins if frames <= end[0] and tokens <= end[1])
+        number, rows, longest = filling.get(bucket, (-1, 0, 0))
+        longest = max(longest, length)
+        if number < 0 or longest * (rows + 1) > largest:
+            number, rows, longest, begun = begun, 0, length, begun + 1
+        filling[bucket] = number, rows + 1, longest
+        batches[row] = number
+    return _padding(planned, batches)
+
+
 def _padding(planned: Planned, batches: np.ndarray) -> Padding:
     count = np.bincount(batches)
     longest = _largest(batches, planned.length, len(count))

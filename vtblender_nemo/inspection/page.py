@@ -157,7 +157,8 @@ and {{ (plans.planned.targets.sum() / positions) | percent }} are learned.</p>
 <div class="wide"><table>
 <tr><th>joined by</th><th>padding of positions</th><th>padding of audio</th>
 <th>rows of a micro-batch<br>mean (least to most)</th><th>most positions</th></tr>
-{% for title, padding in (("the blend's buckets", plans.own), ("as many rows, any lengths", plans.fixed)) %}
+{% for title, padding in (("the blend's buckets", plans.own), ("bins of frames × tokens", plans.two_dimensional),
+("as many rows, any lengths", plans.fixed)) %}
 <tr><td>{{ title }}</td><td>{{ padding.positions | percent }}</td><td>{{ padding.audio | percent }}</td>
 <td>{{ "%.1f" | format(padding.rows[0]) }} ({{ padding.rows[1] }} to {{ padding.rows[2] }})</td>
 <td>{{ padding.largest | number }}</td></tr>

@@ -63,7 +63,11 @@ def _plans_json(plans: Plans, *, assumed: bool) -> dict[str, Any]:
         "batches_assumed": assumed,
         "bins": plans.bins.total_length,
         "bins_2d": plans.bins.two_dimensional,
-        "padding": {"buckets": asdict(plans.own), "fixed_size": asdict(plans.fixed)},
+        "padding": {
+            "buckets": asdict(plans.own),
+            "buckets_2d": asdict(plans.two_dimensional),
+            "fixed_size": asdict(plans.fixed),
+        },
     }
 
 
@@ -160,7 +164,7 @@ def _shares_text(plans: Plans) -> str:
 def _padding_text(inspection: Inspection) -> str:
     plans = inspection.plans
     assert plans is not None
-    named = {"buckets": plans.own, "fixed size": plans.fixed}
+    named = {"buckets": plans.own, "bins of frames x tokens": plans.two_dimensional, "fixed size": plans.fixed}
     rows = [
         (name, percent(one.positions), percent(one.audio), f"{one.rows[0]:.1f} ({one.rows[1]} to {one.rows[2]})")
         for name, one in named.items()
