@@ -32,7 +32,10 @@ def main(
     ] = None,
     recordings: Annotated[
         Texts,
-        typer.Option(help="Real speech: a NeMo manifest of transcribed recordings; weight 1 in a blend with --tts."),
+        typer.Option(
+            help="Real speech: transcribed recordings as a NeMo manifest, Lhotse cuts or a Lhotse shar folder, or the "
+            "input_cfg.yaml that prepare_corpus has left; weight 1 in a blend with --tts."
+        ),
     ] = None,
     config: Annotated[
         File, typer.Option(exists=True, dir_okay=False, help="All settings as YAML (see below); flags go before it.")

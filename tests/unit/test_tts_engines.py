@@ -14,8 +14,11 @@ import pytest
 import soundfile as sf
 from scipy.stats import chisquare
 
+from tests.helpers.corpora import librispeech
 from tests.helpers.speech_server import SpeechServer, speech_server, tone
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
+from vtblender_nemo.corpora.prepare import Options, prepare
+from vtblender_nemo.corpora.shards import Format
 from vtblender_nemo.synthesis.llm.endpoint import EndpointError
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechRequest, resampled
 from vtblender_nemo.synthesis.tts.blend import read_blend
@@ -258,7 +261,7 @@ def test_rows_that_cannot_be_used_are_left_out_of_the_index_and_told(tmp_path, c
     assert engine.knows("yes")
     assert not engine.knows("no")
     assert not engine.knows("a")
-    assert "5 of 6 recordings have no text, or are too long" in caplog.text
+    assert "5 of 6 recordings cannot be read, have no text, or are longer than 40.0 s" in caplog.text
 
 
 def test_recordings_none_of_which_can_be_used(tmp_path):
@@ -285,6 +288,32 @@ def test_recordings_may_lie_in_tars(tmp_path):
     config.check("engines[0]")
     (speech,) = config.open("en").speak(requests(["in a tar"]))
     assert speech.samples == pytest.approx(np.full(8000, 0.01, np.float32), abs=1e-4)
+
+
+@pytest.mark.parametrize("format", list(Format))
+def test_recordings_may_be_a_prepared_corpus(tmp_path, format):
+    """Several shards of it, whose tars' members have to be found each in its own."""
+    samples = librispeech(tmp_path / "corpus", parts=["train-clean-5"])
+    prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options(format=format, rows_per_shard=1))
+    config = RecordingsConfig([str(tmp_path / "out/input_cfg.yaml")])
+    config.check("engines[0]")
+    engine, texts = config.open("en"), [f"Hello, number {id[-1]}!" for id in samples]
+    for spoken, text, written in zip(engine.speak(requests(texts)), texts, samples.values(), strict=True):
+        assert engine.knows(text)
+        assert spoken.samples == pytest.approx(written / 32_768, abs=1e-4)
+        assert spoken.provenance["recording"]["duration"] == len(written) / 16_000
+
+
+def test_recordings_that_cannot_be_opened_name_their_own_flag(tmp_path):
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"id": "a", "messages": []}\n')
+    with pytest.raises(ConfigError, match=r"no row of speech.*engines\[1\].manifests, or --recordings"):
+        RecordingsConfig([str(chats)]).check("engines[1]")
+    manifest = write_recordings(tmp_path, [{"text": "a"}])
+    (tmp_path / "a.tar").touch()
+    tars = [str(tmp_path / "a.tar")] * 2
+    with pytest.raises(ConfigError, match=r"shard_id|engines\[1\].tars"):
+        RecordingsConfig([manifest, manifest, manifest], tars).check("engines[1]")
 
 
 # Blends

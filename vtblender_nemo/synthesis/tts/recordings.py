@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vtblender_nemo.common.audio import load_samples
-from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
+from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.lazy_audio import lazy_cut
-from vtblender_nemo.data.rows import JsonlRows, Row, TarFile, expand_paths
-from vtblender_nemo.synthesis.inputs.rows import digest_of
+from vtblender_nemo.data.rows import TarFile
+from vtblender_nemo.synthesis.inputs.rows import existing
+from vtblender_nemo.synthesis.inputs.speech import SpeechRows, open_speech
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, EngineConfig, Speech, SpeechEngine, SpeechRequest
 from vtblender_nemo.synthesis.work import Refused
 
@@ -39,9 +45,11 @@ class RecordingsConfig(EngineConfig):
     """Where transcribed recordings are."""
 
     manifests: list[str] = field(default_factory=list)
-    """NeMo manifests with `audio_filepath`, `text`, and `offset` and `duration` where they apply; numbered patterns too."""
+    """NeMo manifests with `audio_filepath`, `text`, and `offset` and `duration` where they apply; numbered patterns too. Or
+    Lhotse cuts or shar, or the `input_cfg.yaml` that corpus preparation leaves."""
     tars: list[str] | None = None
-    """The tars that hold the audio, one for every manifest; null: files beside the manifest."""
+    """The tars that hold a manifest's audio, one for every manifest, or several for one whose rows have `shard_id`; null:
+    files beside the manifest, or what `input_cfg.yaml` names."""
     max_secs: float = 40.0
     """Longest recording that is used."""
 
@@ -50,22 +58,29 @@ class RecordingsConfig(EngineConfig):
     def check(self, place: str) -> None:
         """
         Raises:
-            ConfigError: no manifest, or tars that do not match.
+            ConfigError: no recordings, of an unknown format or of several, or tars that do not match.
         """
-        paths = expand_paths(self.manifests, knob=f"{place}.manifests")
-        tars = [] if self.tars is None else expand_paths(self.tars, knob=f"{place}.tars")
-        if self.tars is not None and len(tars) != len(paths):
-            raise ConfigError(
-                "manifests and tars do not match", value=len(tars), expected=f"{len(paths)} tars", knob=f"{place}.tars"
-            )
+        self.open_rows(f"{place}.")
         if not self.max_secs > 0:
             raise ConfigError("no recording is so short", value=self.max_secs, expected="> 0", knob=f"{place}.max_secs")
+
+    def open_rows(self, place: str = "") -> SpeechRows:
+        """
+        Raises:
+            ConfigError: as `check`.
+        """
+        manifests = f"{place}manifests, or --recordings"
+        try:
+            return open_speech(existing(self.manifests, knob=manifests), self.tars)
+        except ConfigError as error:
+            knob = f"{place}tars" if error.knob == "--tar" else manifests
+            raise ConfigError(**{**vars(error), "knob": knob}) from error
 
     def open(self, language: str) -> SpeechEngine:
         return Recordings(self, language)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        return {"manifests_digest": digest_of(expand_paths(self.manifests, knob="manifests"))}
+        return {"manifests_digest": self.open_rows().digest}
 
 
 class Recordings(SpeechEngine):
@@ -82,23 +97,28 @@ class Recordings(SpeechEngine):
     model = "recordings"
 
     def __init__(self, config: RecordingsConfig, language: str) -> None:
-        paths = expand_paths(config.manifests, knob="manifests")
-        self._rows = JsonlRows(paths, knob="manifests")
-        self._tars = None if config.tars is None else [TarFile(path) for path in expand_paths(config.tars, knob="tars")]
+        self._rows = config.open_rows()
+        where = self._rows.entry("")
+        self._folder = Path(where.get("audio_dir", ""))
+        self._tars = [TarFile(Path(path)) for path in where.get("tarred_audio_filepaths", [])]
+        self._ends = list(accumulate(self._rows.shard_sizes or []))
         self._compare = functools.lru_cache(maxsize=100_000)(open_comparison(language))
         self._found: dict[str, list[int]] = {}
         usable = sum(self._add(index, config.max_secs) for index in range(len(self._rows)))
         if not usable:
             raise ConfigError(
                 "no recording can be used",
-                path=paths[0],
+                path=config.manifests[0],
                 value=f"{len(self._rows)} rows",
                 expected=f"text, and at most {config.max_secs} s",
-                knob="manifests",
+                knob="manifests, or --recordings",
             )
         if usable < len(self._rows):
             logger.warning(
-                "%d of %d recordings have no text, or are too long", len(self._rows) - usable, len(self._rows)
+                "%d of %d recordings cannot be read, have no text, or are longer than %s s",
+                len(self._rows) - usable,
+                len(self._rows),
+                config.max_secs,
             )
 
     def _add(self, index: int, max_secs: float) -> bool:
@@ -107,11 +127,9 @@ class Recordings(SpeechEngine):
             row = self._rows[index].data
         except DataError:
             return False
-        text, times = row.get("text"), [row.get("duration"), row.get("offset")]
-        if not all(time is None or isinstance(time, int | float) for time in times):
-            return False
+        text, duration = row.get("text"), row.get("duration")
         key = self._compare.__wrapped__(text) if isinstance(text, str) else ""
-        if not key or (times[0] is not None and times[0] > max_secs):
+        if not key or (duration is not None and duration > max_secs):
             return False
         self._found.setdefault(key, []).append(index)
         return True
@@ -129,24 +147,22 @@ class Recordings(SpeechEngine):
         index = request.rng().choice(found)
         row = self._rows[index]
         try:
-            samples = self._load(row, self._rows.locate(index)[0])
-        except AudioError as error:
-            return Refused("bad_recording", f"{row.path}:{row.line}: {error}")
+            samples = self._load(row.data, index)
+        except DataError as error:
+            return Refused("bad_recording", f"{row.place}: {error}")
         speaker = row.data.get("speaker") or row.data.get("speaker_id")
         where = {key: row.data[key] for key in ("audio_filepath", "offset", "duration") if key in row.data}
         return Speech(samples, str(speaker or "unknown"), {"recording": where})
 
-    def _load(self, row: Row, file: int) -> Any:
-        name, member = row.data.get("audio_filepath"), None
-        if not isinstance(name, str):
-            raise AudioError("row without audio_filepath", value=name, expected="a path")
-        path = row.path.parent / name
-        if self._tars is not None:
-            path, member = self._tars[file].path, self._tars[file].find(name)
+    def _load(self, row: Mapping[str, Any], index: int) -> np.ndarray:
+        path, member = self._folder / row["audio_filepath"], None
+        if self._tars:
+            tar = self._tars[bisect_right(self._ends, index)]
+            path, member = tar.path, tar.find(row["audio_filepath"])
         cut = lazy_cut(
             path,
-            duration_secs=row.data.get("duration"),
-            offset_secs=row.data.get("offset") or 0.0,
+            duration_secs=row.get("duration"),
+            offset_secs=row.get("offset") or 0.0,
             sampling_rate=SAMPLE_RATE,
             member=member,
         )
