@@ -24,11 +24,21 @@ from transformers import (
 )
 
 from vtblender_nemo.backbones import packed_attention
+from vtblender_nemo.backbones.decoding import Chooser, decode, prefill
+from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
+from vtblender_nemo.backbones.merged_lora import MergedLora
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.modules.lora import add_lora
 
 _ONLY_SAMPLED = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
-_SAMPLING = _ONLY_SAMPLED | {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty"}
+_SAMPLING = _ONLY_SAMPLED | {
+    "do_sample",
+    "num_beams",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "length_penalty",
+    "min_new_tokens",
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -67,6 +77,13 @@ class TransformersLLM(nn.Module):
         self.model = add_lora(causal_lm, dict(lora)) if lora else causal_lm
         if lora:
             causal_lm.get_input_embeddings().requires_grad_(False)
+        self.merged_lora = MergedLora(self.model)
+
+    def train(self, mode: bool = True) -> TransformersLLM:
+        """Training frees the copies of weights that answers were generated with."""
+        if mode:
+            self.merged_lora.drop()
+        return super().train(mode)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -126,6 +143,15 @@ class TransformersLLM(nn.Module):
             (B, at most max_new_tokens) ids, filled up with the first of `stop_ids`.
         """
         _check_sampling(sampling)
+        if max_new_tokens < 1:
+            raise ConfigError(
+                "no room for an answer", value=max_new_tokens, expected="1 or more", knob="max_new_tokens"
+            )
+        if sampling.get("num_beams", 1) == 1 and can_grow(self.causal_lm.config):
+            choose = Chooser(stop_ids, **sampling)
+            with self.merged_lora():
+                hidden = prefill(self, embeds, mask := mask.bool(), cache := GrowingCache())
+                return decode(self, hidden, mask, cache, choose, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
         settings = {"do_sample": False, **sampling}
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -134,7 +160,8 @@ class TransformersLLM(nn.Module):
             use_cache=True,
             **settings,
         )
-        return self.causal_lm.generate(inputs_embeds=embeds, attention_mask=mask.long(), generation_config=config)
+        with self.merged_lora():
+            return self.causal_lm.generate(inputs_embeds=embeds, attention_mask=mask.long(), generation_config=config)
 
     @contextmanager
     def without_lora(self) -> Iterator[None]:
