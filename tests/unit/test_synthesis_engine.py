@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import soundfile as sf
-import torch
 import yaml
 
 from tests.helpers.corpus import write_jsonl
@@ -258,38 +257,6 @@ def test_crash_of_the_work_stops_the_job_and_keeps_whole_shards(tmp_path: Path, 
     assert tree(tmp_path / "out") == tree(tmp_path / "calm")
 
 
-def test_workers_see_gpus_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,9,2")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    (tmp_path / "flags").mkdir()
-    chats = write_chats(tmp_path / "chats.jsonl", ["gpus meet", "gpus meet"])
-    shared = {"workers": 2, "rows_per_shard": 1}
-    run(chats, tmp_path / "out", tmp_path / "flags", gpus_per_worker=2, **shared)
-    assert {row["gpus"] for row in rows_of(tree(tmp_path / "out"), "/manifest.jsonl")} == {"4,7", "9,2"}
-    with pytest.raises(ConfigError, match=r"too few GPUs.*'2 workers with 3 each'; expected at most 4 .*--gpus-per-w"):
-        run(chats, tmp_path / "few", tmp_path / "flags", gpus_per_worker=3, **shared)
-
-
-def test_gpus_where_all_of_the_machine_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are chosen for one worker too."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    chats = write_chats(tmp_path / "chats.jsonl", ["gpus"])
-    run(chats, tmp_path / "one", gpus_per_worker=1)
-    assert {row["gpus"] for row in rows_of(tree(tmp_path / "one"), "/manifest.jsonl")} == {"0"}
-    for workers in (1, 2):
-        with pytest.raises(ConfigError, match=rf"'{workers} workers with 3 each'; expected at most 2 GPUs"):
-            run(chats, tmp_path / "few", workers=workers, gpus_per_worker=3)
-
-
-def test_gpus_of_a_ray_that_is_started_here(chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match=r"'3 workers with 1 each'; expected at most 2 GPUs"):
-        run(chats, tmp_path, launcher="ray", workers=3, gpus_per_worker=1)
-
-
 def test_other_settings_in_the_same_folder_are_refused(chats: Path, tmp_path: Path) -> None:
     run(chats, tmp_path)
     with pytest.raises(ConfigError, match=r"batch_rows was 2 and is 5.*job.json|job.json.*batch_rows was 2 and is 5"):
@@ -301,6 +268,13 @@ def test_other_settings_in_the_same_folder_are_refused(chats: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match=r"input\.digest was"):
         run(other, tmp_path)
     run(chats, tmp_path, workers=2)  # workers change nothing
+
+
+def test_job_that_failed_before_its_first_shard_may_be_begun_with_other_settings(tmp_path: Path) -> None:
+    chats, flags = with_fault(tmp_path, "crash")
+    with pytest.raises(ZeroDivisionError):
+        run(chats, tmp_path / "out", flags, rows_per_shard=10)
+    run(chats, tmp_path / "out", rows_per_shard=9)
 
 
 def test_moved_input_is_the_same_input(chats: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def _shards(rows: InputRows, rows_per_shard: int) -> tuple[range, ...]:
 
 
 def _claim(output_dir: Path, work: Work, rows: InputRows, options: SynthesisOptions) -> None:
-    """Writes `job.json`, or sees that the one there is of this job; a new job's ids are checked."""
+    """Writes `job.json`, or sees that the one beside the shards is of this job; a new job's ids are checked."""
     settings = {
         "work": work.settings(),
         "seed": options.seed,
@@ -174,9 +174,9 @@ def _claim(output_dir: Path, work: Work, rows: InputRows, options: SynthesisOpti
         "batch_rows": options.batch_rows,
         "input": {"rows": len(rows), "digest": rows.digest},
     }
-    if is_begun(output_dir, settings):
-        return
-    if any(output_dir.glob("shard_*")):
+    if any(output_dir.glob("shard_*")):  # a job that failed before its first is no reason to keep to its settings
+        if is_begun(output_dir, settings):
+            return
         raise ConfigError("folder holds shards but no job", path=output_dir, expected=JOB, knob="--output-dir")
     rows.check_ids(_counted(len(rows)))
     write_json(settings, output_dir / JOB)
