@@ -18,6 +18,23 @@ Share = Optional[float]  # noqa: UP045
 Texts = Optional[list[str]]  # noqa: UP045
 File = Optional[Path]  # noqa: UP045
 
+FLAGS = {
+    "language": "--language",
+    "engines": "--tts",
+    "engines[].type": "--tts",
+    "spans.variants": "--variants",
+    "spans.max_spans": "--max-spans",
+    "spans.whole_turn": "--whole-turn",
+    "spans.turns": "--turns",
+    "filters.prompt_tokens_under": "--prompt-tokens-under",
+    "filters.answer_tokens_under": "--answer-tokens-under",
+    "filters.tokenizer": "--tokenizer",
+    "speech.normalizer": "--normalizer",
+    "gate.model": "--asr-gate",
+    "gate.max_wer": "--max-wer",
+}
+"""Flags by what they set in the configuration, for errors."""
+
 
 @app.command()
 def main(
@@ -94,7 +111,7 @@ def main(
       - {type: nemo, fastpitch: tts_en_fastpitch_multispeaker, hifigan: tts_en_hifitts_hifigan_ft_fastpitch, pace: [0.9, 1.1]}
     ```
     """
-    with shared.errors_told():
+    with shared.errors_told(FLAGS):
         from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
         from vtblender_nemo.synthesis.inputs import open_chats
         from vtblender_nemo.synthesis.mixed_modal.work import MixedModalWork, merge, read_mixed_modal

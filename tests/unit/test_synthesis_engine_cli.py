@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.helpers.synthesis_works import Tones, tree, write_chats
+from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.synthesis.cli_options import (
     BatchRows,
     ChatInput,
@@ -93,6 +94,14 @@ def test_mistake_of_the_user_is_exit_code_2(tmp_path: Path) -> None:
     assert code == 2
     assert f"error: {tmp_path / 'none.jsonl'}: file is missing" in said
     assert "Traceback" not in said
+
+
+def test_mistake_in_a_flag_that_stands_for_a_key_names_both(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {"engines[].type": "--tts"}
+    for knob, said in (("engines[12].type", "--tts (engines[12].type)"), ("spans.turns", "spans.turns")):
+        with pytest.raises(typer.Exit), errors_told(flags):
+            raise ConfigError("unknown", value="x", expected="y", knob=knob)
+        assert capsys.readouterr().err == f"error: unknown; found 'x'; expected y (change it with: {said})\n"
 
 
 def play(folder: Path, name: str, lines: str) -> None:

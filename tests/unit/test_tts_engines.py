@@ -375,5 +375,7 @@ def test_a_wrong_blend_is_refused_with_its_place(entries, message):
 def test_an_unknown_voice_is_found_when_the_engine_opens():
     with pytest.raises(ConfigError, match="accent"):
         EspeakConfig(accents=["en-us", "en-moon"]).open("en")
+    with pytest.raises(ConfigError, match="found 'english'; expected one of af, .* de, .*language"):
+        EspeakConfig().open("english")
     with pytest.raises(ConfigError, match="variant"):
         EspeakConfig(variants=["m1", "m99"]).open("en")

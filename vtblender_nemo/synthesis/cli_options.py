@@ -5,7 +5,8 @@ The types are for parameters of a Typer command, as `workers: Workers = 1`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -69,12 +70,18 @@ GpusPerWorker = Annotated[
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """Prints a user's mistake in one line and ends the command with exit code 2."""
+def errors_told(flags: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Prints a user's mistake in one line and ends the command with exit code 2.
+
+    Args:
+        flags: by a key of the configuration, as `spans.turns` or `engines[].type`: the flag that sets it, told beside the key.
+    """
     try:
         yield
     except VTBlenderError as error:
-        typer.echo(f"error: {error}", err=True)
+        flag = (flags or {}).get(re.sub(r"\[\d+\]", "[]", error.knob or ""))
+        told = type(error)(**{**vars(error), "knob": f"{flag} ({error.knob})"}) if flag else error
+        typer.echo(f"error: {told}", err=True)
         raise typer.Exit(2) from error
 
 

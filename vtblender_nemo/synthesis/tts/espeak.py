@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.synthesis.espeak import Voice, check_voice, synthesize, version
+from vtblender_nemo.synthesis.espeak import Voice, check_voice, known_accents, synthesize, version
 from vtblender_nemo.synthesis.tts.base import EngineConfig, Speech, SpeechEngine, SpeechRequest, check_range
 from vtblender_nemo.synthesis.work import Refused
 
@@ -47,12 +47,17 @@ class EspeakEngine(SpeechEngine):
     """Speaks with espeak-ng.
 
     Raises:
-        ConfigError: an accent or a variant that espeak-ng does not have.
+        ConfigError: a language, an accent or a variant that espeak-ng does not have.
         MissingDependencyError: the package espeakng-loader is missing.
     """
 
     def __init__(self, config: EspeakConfig, language: str) -> None:
         self._config = config
+        if config.accents is None and language != "en" and language not in known_accents():
+            known = ", ".join(name for name in known_accents() if "-" not in name)
+            raise ConfigError(
+                "espeak-ng does not speak this language", value=language, expected=f"one of {known}", knob="language"
+            )
         self._accents = config.accents or (ENGLISH_ACCENTS if language == "en" else [language])
         for accent in self._accents:
             check_voice(Voice(accent, config.variants[0]))
