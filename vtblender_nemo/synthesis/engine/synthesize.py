@@ -149,7 +149,8 @@ def synthesize(
         job = Job(work, rows, shards, output_dir, options.seed, options.batch_rows)
         rows_per_sec = _run(job, options)
         sweep(output_dir)
-        summary, more_rejected = _summary(job, options, rows_per_sec), ()
+        summary = _summary(job, options, rows_per_sec)
+        more_rejected: Sequence[bytes] = ()
         if last_pass is not None and summary.made:
             summary, more_rejected = last_pass(output_dir, summary)
         _publish(output_dir, summary, more_rejected)
