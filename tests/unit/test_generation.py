@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -118,26 +119,30 @@ def test_beams_are_transformers_own(gemma: Path) -> None:
     assert llm.generate(embeds, mask, max_new_tokens=4, stop_ids=[1], num_beams=3).shape[0] == len(LENS)
 
 
-def test_merging_lora_changes_no_bit_of_the_weights(gemma: Path) -> None:
+def test_copies_of_weights_leave_the_model_as_it_was(gemma: Path) -> None:
     llm = load(gemma)
     before = {name: weight.clone() for name, weight in llm.state_dict().items()}
     objects = {name: id(weight) for name, weight in llm.named_parameters()}
     embeds, mask = prompts(llm)
+    calls = {"lora": 0}
+    hook = (
+        llm.causal_lm.base_model.layers[0]
+        .self_attn.q_proj.lora_A["default"]
+        .register_forward_hook(lambda *_: calls.update(lora=calls["lora"] + 1))
+    )
     with torch.no_grad():
-        plain = llm.hidden(embeds, mask)[mask]
-        with llm.merged_lora():
-            layer = llm.causal_lm.base_model.layers[0].self_attn.q_proj
-            assert not torch.equal(
-                layer.base_layer.weight,
-                before["model.base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight"],
-            )
-            merged = llm.hidden(embeds, mask)[mask]
-    torch.testing.assert_close(merged, plain, rtol=1e-4, atol=1e-4)
+        plain = llm.logits(llm.hidden(embeds, mask)[mask])
+        with llm.decoding_weights():
+            merged = llm.logits(llm.hidden(embeds, mask)[mask])
+        assert calls == {"lora": 1}
+        torch.testing.assert_close(merged, plain, rtol=1e-4, atol=1e-4)
+        with pytest.raises(ZeroDivisionError), llm.decoding_weights():
+            1 / 0  # noqa: B018
+        assert torch.equal(llm.logits(llm.hidden(embeds, mask)[mask]), plain)
+    hook.remove()
+    assert calls == {"lora": 2}
     assert {name: id(weight) for name, weight in llm.named_parameters()} == objects
     assert all(torch.equal(weight, before[name]) for name, weight in llm.state_dict().items())
-    with pytest.raises(ZeroDivisionError), llm.merged_lora():
-        1 / 0  # noqa: B018
-    assert {name: id(weight) for name, weight in llm.named_parameters()} == objects
 
 
 @pytest.mark.parametrize("change", ["lora", "lora through data", "base", "switched off"])
@@ -163,20 +168,49 @@ def test_a_merged_weight_is_never_stale(gemma: Path, change: str) -> None:
     assert found[0].tolist() == wanted
 
 
-def test_merged_weights_are_freed_by_training(gemma: Path) -> None:
+def test_copies_of_weights_are_freed_by_training(gemma: Path) -> None:
     llm = load(gemma)
     embeds, mask = prompts(llm)
     llm.generate(embeds, mask, max_new_tokens=1, stop_ids=[1])
-    assert llm.merged_lora.copies == 12
+    assert llm.decoding_weights.held >= 12
+    assert copy.deepcopy(llm).decoding_weights.held == 0
     llm.train()
-    assert llm.merged_lora.copies == 0
+    assert llm.decoding_weights.held == 0
 
 
-def test_bfloat16_is_not_merged(gemma: Path) -> None:
+def test_bfloat16_is_not_copied(gemma: Path) -> None:
     llm = TransformersLLM(load_llm(str(gemma), llm_config(str(gemma)), "bfloat16"), lora=LORA).eval()
     embeds, mask = prompts(llm)
     llm.generate(embeds, mask, max_new_tokens=1, stop_ids=[1])
-    assert llm.merged_lora.copies == 0
+    assert llm.decoding_weights.held == 0
+
+
+def test_nothing_is_copied_where_memory_is_short(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = load(gemma)
+    embeds, mask = prompts(llm)
+    wanted = llm.generate(embeds, mask, max_new_tokens=NEW, stop_ids=[1]).tolist()
+    llm.decoding_weights.drop()
+    monkeypatch.setattr("vtblender_nemo.backbones.decoding_weights._free_memory", lambda device: 1000)
+    assert llm.generate(embeds, mask, max_new_tokens=NEW, stop_ids=[1]).tolist() == wanted
+    assert llm.decoding_weights.held == 0
+
+
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_without_packed_weights_tokens_are_the_same(gemma: Path, lora: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where LoRA is merged and nothing is packed."""
+    llm = load(gemma, lora=lora)
+    embeds, mask = prompts(llm)
+    wanted = llm.generate(embeds, mask, max_new_tokens=NEW, stop_ids=[1]).tolist()
+    monkeypatch.setattr("vtblender_nemo.backbones.decoding_weights._packs", lambda weight: False)
+    assert llm.generate(embeds, mask, max_new_tokens=NEW, stop_ids=[1]).tolist() == wanted
+
+
+def test_under_autocast_answers_are_those_of_autocast(gemma: Path) -> None:
+    llm = load(gemma)
+    embeds, mask = prompts(llm)
+    llm.generate(embeds, mask, max_new_tokens=2, stop_ids=[1])
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad(), llm.decoding_weights():
+        assert llm.causal_lm.base_model.layers[0].mlp.up_proj(embeds).dtype == torch.bfloat16
 
 
 def test_a_growing_layer_holds_what_it_was_given() -> None:

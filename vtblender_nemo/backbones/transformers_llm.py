@@ -25,8 +25,8 @@ from transformers import (
 
 from vtblender_nemo.backbones import packed_attention
 from vtblender_nemo.backbones.decoding import Chooser, decode, prefill
+from vtblender_nemo.backbones.decoding_weights import DecodingWeights
 from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
-from vtblender_nemo.backbones.merged_lora import MergedLora
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.modules.lora import add_lora
 
@@ -77,12 +77,12 @@ class TransformersLLM(nn.Module):
         self.model = add_lora(causal_lm, dict(lora)) if lora else causal_lm
         if lora:
             causal_lm.get_input_embeddings().requires_grad_(False)
-        self.merged_lora = MergedLora(self.model)
+        self.decoding_weights = DecodingWeights(self.model)
 
     def train(self, mode: bool = True) -> TransformersLLM:
         """Training frees the copies of weights that answers were generated with."""
         if mode:
-            self.merged_lora.drop()
+            self.decoding_weights.drop()
         return super().train(mode)
 
     @property
@@ -149,7 +149,7 @@ class TransformersLLM(nn.Module):
             )
         if sampling.get("num_beams", 1) == 1 and can_grow(self.causal_lm.config):
             choose = Chooser(stop_ids, **sampling)
-            with self.merged_lora():
+            with self.decoding_weights():
                 hidden = prefill(self, embeds, mask := mask.bool(), cache := GrowingCache())
                 return decode(self, hidden, mask, cache, choose, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
         settings = {"do_sample": False, **sampling}
@@ -160,7 +160,7 @@ class TransformersLLM(nn.Module):
             use_cache=True,
             **settings,
         )
-        with self.merged_lora():
+        with self.decoding_weights():
             return self.causal_lm.generate(inputs_embeds=embeds, attention_mask=mask.long(), generation_config=config)
 
     @contextmanager
