@@ -43,20 +43,17 @@ class Batch:
         return replace(self, **moved)
 
 
-def pad_right(
-    rows: list[np.ndarray], *, multiple_of: int = 1, dtype: np.dtype | type = np.float32
-) -> tuple[Tensor, Tensor]:
+def pad_right(rows: list[np.ndarray], *, dtype: np.dtype | type = np.float32) -> tuple[Tensor, Tensor]:
     """Stacks rows of different lengths.
 
     Args:
         rows: arrays of one dimension.
-        multiple_of: the padded length is rounded up to a multiple of this; few distinct shapes keep kernels warm.
         dtype: of the result.
 
     Returns:
         (rows, longest) padded with 0, and the lengths (rows,) int64.
     """
-    longest = -(-max((len(row) for row in rows), default=0) // multiple_of) * multiple_of
+    longest = max((len(row) for row in rows), default=0)
     padded = np.zeros((len(rows), longest), dtype=dtype)
     for number, row in enumerate(rows):
         padded[number, : len(row)] = row

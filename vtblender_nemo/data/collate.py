@@ -25,14 +25,10 @@ class Collator:
     Attributes:
         audio_locator_id: the token id that stands for an audio.
         sampling_rate: Hz of the model's audio.
-        pad_tokens_to_multiple_of: L is rounded up to a multiple of this.
-        pad_audio_to_multiple_of: S is rounded up to a multiple of this.
     """
 
     audio_locator_id: int
     sampling_rate: int
-    pad_tokens_to_multiple_of: int = 1
-    pad_audio_to_multiple_of: int = 1
 
     def __call__(
         self, conversations: Sequence[Conversation], prompts: Sequence[PromptIds]
@@ -67,9 +63,9 @@ class Collator:
         ids = [np.asarray(prompt.ids) for _, prompt, _ in rows]
         masks = [np.asarray(prompt.loss_mask) for _, prompt, _ in rows]
         waves = [wave for _, _, own in rows for wave in own]
-        input_ids, input_lens = pad_right(ids, multiple_of=self.pad_tokens_to_multiple_of, dtype=np.int64)
-        loss_mask, _ = pad_right(masks, multiple_of=self.pad_tokens_to_multiple_of, dtype=np.bool_)
-        audios, audio_lens = pad_right(waves, multiple_of=self.pad_audio_to_multiple_of)
+        input_ids, input_lens = pad_right(ids, dtype=np.int64)
+        loss_mask, _ = pad_right(masks, dtype=np.bool_)
+        audios, audio_lens = pad_right(waves)
         return Batch(
             input_ids=input_ids,
             input_lens=input_lens,

@@ -118,10 +118,6 @@ class TrainConfig(BatchConfig):
     """`skip` counts and lists rows that cannot be used, `error` stops at the first."""
     num_workers: int = 0
     """Processes that decode audio; the order of rows does not depend on it."""
-    pad_tokens_to_multiple_of: int = 1
-    """The token length of a micro-batch is rounded up to a multiple of this."""
-    pad_audio_to_multiple_of: int = 1
-    """Samples of a micro-batch's waveforms are rounded up to a multiple of this: fewer distinct shapes."""
     augment: Any = None
     """Changes to the waveforms of all speech sources, by effect; see `AugmentConfig`. None by default."""
 
@@ -133,7 +129,6 @@ class TrainConfig(BatchConfig):
         _check_choice(self, "fusion", FUSIONS, place)
         _check_choice(self, "on_bad_row", BAD_ROW, place)
         _check_limits(self, place)
-        _check_positive(self, ("pad_tokens_to_multiple_of", "pad_audio_to_multiple_of"), place)
         read_augment(self.augment, f"{place}.augment")
         if self.fusion == "rows":
             super().check(place)

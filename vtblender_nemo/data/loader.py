@@ -134,12 +134,7 @@ class BlendDataModule(LightningDataModule):
             self._loader.load_state(self._resumed)
 
     def _make_loader(self, config: TrainConfig) -> TrainLoader:
-        collator = Collator(
-            self._encoder.chat_format.audio_locator_id,
-            self._encoder.sampling_rate,
-            config.pad_tokens_to_multiple_of,
-            config.pad_audio_to_multiple_of,
-        )
+        collator = Collator(self._encoder.chat_format.audio_locator_id, self._encoder.sampling_rate)
         return TrainLoader(
             make_planner(config, self._encoder),
             collator,
