@@ -125,9 +125,9 @@ def _one(
 ) -> Tensor:
     """Causal attention of one conversation: (1, h, T, d) each, keys and values with as many heads as they have."""
     length = query.shape[2]
-    is_windowed = sliding_window is not None and length > sliding_window
-    mask = _causal_mask(length, sliding_window, query.device) if is_windowed or softcap is not None else None
     if softcap is None:
+        is_windowed = sliding_window is not None and length > sliding_window
+        mask = _causal_mask(length, sliding_window, query.device) if is_windowed else None
         return torch.nn.functional.scaled_dot_product_attention(
             query,
             key,
@@ -142,7 +142,8 @@ def _one(
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / softcap) * softcap
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+    hidden = ~_causal_mask(length, sliding_window, query.device)
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
     return torch.nn.functional.dropout(weights, dropout) @ value
 
 
