@@ -26,6 +26,8 @@ RULES: dict[str, set[str]] = {
     "models": {"modules", "backbones"},
     "models.vtblender": {"modules", "backbones", "models", "data", "evaluation.metrics", "training.optim"},
     "models.generation": {"modules", "backbones", "models", "data"},
+    "models.session": {"modules", "backbones", "models"},
+    "models.long_audio": {"modules", "backbones", "models", "data"},
     "models.validation": {"modules", "backbones", "models", "data", "evaluation.metrics"},
     "training": {"models", "data", "training.optim"},
     "training.optim": set(),

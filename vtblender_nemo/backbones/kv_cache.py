@@ -42,6 +42,11 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self._key_room[..., :end, :], self._value_room[..., :end, :]
         return self.keys, self.values
 
+    def crop_to(self, positions: int) -> None:
+        """Forgets what stands behind the first `positions`."""
+        if self.is_initialized:
+            self.keys, self.values = self.keys[..., :positions, :], self.values[..., :positions, :]
+
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
         self._key_room, self._value_room = self.keys, self.values
@@ -59,10 +64,9 @@ class GrowingCache(Cache):
         super().__init__(layer_class_to_replicate=GrowingLayer)
 
     def crop_to(self, positions: int) -> None:
-        """Forgets what stands behind the first `positions`."""
-        surplus = self.get_seq_length() - positions
-        if surplus > 0:
-            self.crop(-surplus)
+        """Forgets what stands behind the first `positions`, in every layer."""
+        for layer in self.layers:
+            layer.crop_to(positions)
 
     def place_left_padded(self, lens: Sequence[int]) -> None:
         """See `GrowingLayer.place_left_padded`."""

@@ -142,11 +142,7 @@ class TransformersLLM(nn.Module):
         Returns:
             (B, at most max_new_tokens) ids, filled up with the first of `stop_ids`.
         """
-        _check_sampling(sampling)
-        if max_new_tokens < 1:
-            raise ConfigError(
-                "no room for an answer", value=max_new_tokens, expected="1 or more", knob="max_new_tokens"
-            )
+        check_sampling(sampling, max_new_tokens)
         if sampling.get("num_beams", 1) == 1 and can_grow(self.causal_lm.config):
             choose = Chooser(stop_ids, **sampling)
             with self.decoding_weights():
@@ -297,8 +293,14 @@ def _quantization(kind: str) -> Any:
     )
 
 
-def _check_sampling(sampling: Mapping[str, Any]) -> None:
-    """Transformers ignores what it does not know, and temperatures without `do_sample`; both would mislead."""
+def check_sampling(sampling: Mapping[str, Any], max_new_tokens: int) -> None:
+    """Transformers ignores what it does not know, and temperatures without `do_sample`; both would mislead.
+
+    Raises:
+        ConfigError: an unknown argument, one without effect, or no token to be generated.
+    """
+    if max_new_tokens < 1:
+        raise ConfigError("no room for an answer", value=max_new_tokens, expected="1 or more", knob="max_new_tokens")
     unknown = sorted(set(sampling) - _SAMPLING)
     if unknown:
         raise ConfigError(

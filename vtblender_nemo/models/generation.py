@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message, from_messages
@@ -77,18 +80,43 @@ def answer(
         return []
     batch = collate(conversations, chat_format, model.perception.sampling_rate).to(model.llm.device)
     embeds, mask = model.prompt_embeds(batch)
-    if embeds.shape[1] + max_new_tokens > model.llm.max_positions:
+    check_length(embeds.shape[1], max_new_tokens, model.llm)
+    ids = model.llm.generate(embeds, mask, max_new_tokens=max_new_tokens, stop_ids=chat_format.stop_ids, **sampling)
+    return [chat_format.decode(until_stop(row, chat_format.stop_ids)) for row in ids.tolist()]
+
+
+@contextmanager
+def answering(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients as long as the context lasts; every module's own mode comes back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+            if mode and isinstance(module, TransformersLLM):
+                module.decoding_weights.drop()  # training needs the memory
+
+
+def check_length(positions: int, max_new_tokens: int, llm: TransformersLLM) -> None:
+    """Holds prompt and answer together to the LLM's context.
+
+    Raises:
+        DataError: they are longer.
+    """
+    if positions + max_new_tokens > llm.max_positions:
         raise DataError(
             "prompt and answer are longer than the LLM's context",
-            value=f"{embeds.shape[1]} + {max_new_tokens} positions",
-            expected=f"at most {model.llm.max_positions}",
+            value=f"{positions} + {max_new_tokens} positions",
+            expected=f"at most {llm.max_positions}",
             knob="max_new_tokens, or shorter audio",
         )
-    ids = model.llm.generate(embeds, mask, max_new_tokens=max_new_tokens, stop_ids=chat_format.stop_ids, **sampling)
-    return [chat_format.decode(_until_stop(row, chat_format.stop_ids)) for row in ids.tolist()]
 
 
-def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+def until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    """What stands before the first of `stop_ids`."""
     for position, token in enumerate(ids):
         if token in stop_ids:
             return ids[:position]

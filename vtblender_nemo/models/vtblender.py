@@ -23,8 +23,9 @@ from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
-from vtblender_nemo.models.generation import answer, as_conversations
+from vtblender_nemo.models.generation import answer, answering, as_conversations
 from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
+from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM, TargetLoss
 from vtblender_nemo.models.validation import ValidationRun
 from vtblender_nemo.modules.perception import Perception, copy_encoder, load_speech_model, perception_config
@@ -102,7 +103,6 @@ class VTBlenderModel(ModelPT):
 
     # Use --------------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def generate(
         self,
         conversations: Sequence[Conversation | Sequence[Message]],
@@ -124,14 +124,17 @@ class VTBlenderModel(ModelPT):
             DataError: a conversation that cannot be read, or is too long.
             AudioError: an audio that is missing or cannot be decoded.
         """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with answering(self):
             chats = as_conversations(conversations)
             return answer(self.speech_llm, self.chat_format, chats, max_new_tokens=max_new_tokens, **sampling)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+
+    def session(self, *, system: str | None = None) -> Session:
+        """A chat whose turns cost their own tokens: `session.ask("...")`, again and again.
+
+        Args:
+            system: what the system turn says, if there is one.
+        """
+        return Session(self.speech_llm, self.chat_format, system=system)
 
     def forward(self, batch: Batch) -> TargetLoss:
         return self.speech_llm(batch)
