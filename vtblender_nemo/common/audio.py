@@ -123,10 +123,11 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
         samples = (cut if cut.sampling_rate == sampling_rate else cut.resample(sampling_rate)).load_audio()
     except Exception as error:  # every backend of Lhotse raises errors of its own
         raise _undecodable(cut, error) from error
-    mono = samples.mean(axis=0) if samples.ndim == 2 else samples
-    if mono.size == 0 or not np.isfinite(mono).all():
-        raise AudioError("audio is empty or holds values that are not finite", path=cut.id, value=mono.shape)
-    return np.ascontiguousarray(mono, dtype=np.float32)
+    if samples.ndim == 2:  # a mean over one channel would cost as much as over two
+        samples = samples[0] if len(samples) == 1 else samples.mean(axis=0)
+    if samples.size == 0 or not np.isfinite(samples).all():
+        raise AudioError("audio is empty or holds values that are not finite", path=cut.id, value=samples.shape)
+    return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def _undecodable(cut: Cut, error: BaseException) -> AudioError:

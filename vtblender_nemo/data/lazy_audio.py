@@ -67,7 +67,9 @@ class LazySource(AudioSource):
         return self._fit(samples, wanted)
 
     def _one_channel(self, samples: np.ndarray) -> np.ndarray:
-        return samples.mean(axis=0) if self.channel_share is None else samples[int(self.channel_share * len(samples))]
+        if self.channel_share is not None:
+            return samples[int(self.channel_share * len(samples))]
+        return samples[0] if len(samples) == 1 else samples.mean(axis=0)
 
     def _fit(self, samples: np.ndarray, duration: float) -> np.ndarray:
         wanted, found = round(duration * self.sampling_rate), samples.shape[-1]
@@ -79,8 +81,9 @@ class LazySource(AudioSource):
                 expected=f"{duration:.3f} s",
                 knob="duration and offset of the row",
             )
-        edges = [(0, 0)] * (samples.ndim - 1) + [(0, max(wanted - found, 0))]
-        return np.pad(samples, edges)[..., :wanted].astype(np.float32)
+        if wanted > found:
+            samples = np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, wanted - found)])
+        return samples[..., :wanted].astype(np.float32, copy=False)
 
     def _handle(self) -> str | io.BytesIO:
         if self.member is not None:
