@@ -23,6 +23,14 @@ def main(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer, in tokens.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Most rows answered at once.")] = 16,
+    part_secs: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            min=2.0,
+            help="Longer audio is cut at pauses into parts of at most so many seconds; each part is asked about by "
+            "itself, and the answers are joined: for transcribing or translating long recordings.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
     r"""Answers every row of a manifest.
@@ -62,7 +70,8 @@ def main(
     try:
         check_paths(manifest, output)
         rows = read_manifest(manifest, prompt=TRANSCRIPTION_PROMPT if prompt is None else prompt)
-        decoding = Decoding(max_new_tokens=max_new_tokens, batch_size=batch_size)
+        options = {} if part_secs is None else {"part_secs": part_secs}
+        decoding = Decoding(max_new_tokens=max_new_tokens, batch_size=batch_size, options=options)
         written = answer_manifest(_load(model, device), rows, output, decoding=decoding, model_id=file_id(model))
     except VTBlenderError as error:
         typer.echo(f"error: {error}", err=True)

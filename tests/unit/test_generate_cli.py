@@ -203,3 +203,14 @@ def test_help_is_quick_and_shows_an_example():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in result.stdout
     assert "python examples/generate_vtb.py --model" in result.stdout
+
+
+def test_long_audio_is_parted_if_asked_for(folder, model, monkeypatch):
+    seen = []
+    generate = model.generate
+    monkeypatch.setattr(
+        model, "generate", lambda *args, **kwargs: seen.append(kwargs.pop("part_secs")) or generate(*args, **kwargs)
+    )
+    assert run(folder, {"audio_filepath": "wav/a.wav"}, flags=("--part-secs", "30")).exit_code == 0
+    assert seen == [30.0]
+    assert run(folder, {"audio_filepath": "wav/a.wav"}, flags=("--part-secs", "1")).exit_code == 2

@@ -15,7 +15,10 @@ from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message, from_messages
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.data.collate import Collator
+from vtblender_nemo.models.long_audio import split_long_audio
 from vtblender_nemo.models.speech_llm import SpeechLLM
+
+_PARTS_AT_ONCE = 16  # an hour has hundreds of them
 
 
 def as_conversations(conversations: Sequence[Conversation | Sequence[Message]]) -> list[Conversation]:
@@ -83,6 +86,24 @@ def answer(
     check_length(embeds.shape[1], max_new_tokens, model.llm)
     ids = model.llm.generate(embeds, mask, max_new_tokens=max_new_tokens, stop_ids=chat_format.stop_ids, **sampling)
     return [chat_format.decode(until_stop(row, chat_format.stop_ids)) for row in ids.tolist()]
+
+
+def answer_parts(
+    model: SpeechLLM,
+    chat_format: ChatFormat,
+    conversations: Sequence[Conversation],
+    part_secs: float,
+    max_new_tokens: int,
+    **sampling: Any,
+) -> list[str]:
+    """As `answer`, but for long audio: one answer for each part of at most `part_secs`, joined; see `split_long_audio`."""
+    parts = split_long_audio(conversations, part_secs, model.perception.sampling_rate)
+    size = max(len(conversations), _PARTS_AT_ONCE)
+    answers: list[str] = []
+    for start in range(0, len(parts.conversations), size):
+        some = parts.conversations[start : start + size]
+        answers += answer(model, chat_format, some, max_new_tokens=max_new_tokens, **sampling)
+    return parts.join(answers)
 
 
 @contextmanager

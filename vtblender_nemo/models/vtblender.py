@@ -23,7 +23,7 @@ from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
-from vtblender_nemo.models.generation import answer, answering, as_conversations
+from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
 from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
 from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM, TargetLoss
@@ -107,14 +107,19 @@ class VTBlenderModel(ModelPT):
         self,
         conversations: Sequence[Conversation | Sequence[Message]],
         max_new_tokens: int = 256,
+        *,
+        part_secs: float | None = None,
         **sampling: Any,
     ) -> list[str]:
-        """Answers conversations, all in one batch.
+        """Answers conversations, all in one batch unless audio is parted.
 
         Args:
             conversations: chats in the format of Hugging Face processors, each ending with a user turn: `[{"role": "user",
                 "content": [{"type": "text", "text": ...}, {"type": "audio", "audio": path, or array with "sampling_rate"}]}]`.
             max_new_tokens: of each answer.
+            part_secs: an audio of the last turn that is longer is cut at pauses into parts of at most so many seconds; each part
+                is asked about by itself, and the answers are joined. For transcribing and translating audio that is longer than
+                the LLM's context or than what it was trained on.
             sampling: `do_sample=True`, `temperature`, `top_p`, `top_k`, ...; greedy without.
 
         Returns:
@@ -126,6 +131,8 @@ class VTBlenderModel(ModelPT):
         """
         with answering(self):
             chats = as_conversations(conversations)
+            if part_secs is not None:
+                return answer_parts(self.speech_llm, self.chat_format, chats, part_secs, max_new_tokens, **sampling)
             return answer(self.speech_llm, self.chat_format, chats, max_new_tokens=max_new_tokens, **sampling)
 
     def session(self, *, system: str | None = None) -> Session:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.common.lengths import length_groups
+from vtblender_nemo.modules.audio_chunks import chunk, split_group
 
 _ALLOWED_TARGETS = ("nemo.collections.asr.modules.", "nemo.collections.speechlm2.modules.")
 
@@ -29,7 +30,8 @@ class Perception(AudioPerceptionModule):
     Args:
         cfg: `preprocessor`, `encoder`, `modality_adapter`, `spec_augment` (NeMo modules), `output_dim` (H), `separator`:
             whether a trained embedding follows the frames of every segment, `max_padding`: the share of padding above which
-            segments are computed apart, and `pad_samples_to`: S is rounded up to a multiple of this.
+            segments are computed apart, `pad_samples_to`: S is rounded up to a multiple of this, and `encoder_chunk_secs`:
+            longer segments are cut at pauses and encoded chunk by chunk (None: never).
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -59,7 +61,7 @@ class Perception(AudioPerceptionModule):
         return self.preprocessor.featurizer.sample_rate
 
     def encode(self, audios: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms to frames; segments of like length are computed together.
+        """Waveforms to frames; segments of like length are computed together, long ones in chunks cut at pauses.
 
         Args:
             audios: (A, S) float32.
@@ -68,16 +70,21 @@ class Perception(AudioPerceptionModule):
         Returns:
             Frames (F, H), segment after segment, and their number by segment (A,); separators included.
         """
-        groups = length_groups(audio_lens.tolist(), self.cfg.max_padding)
-        encoded = [self._encode_group(audios[group], audio_lens[group]) for group in groups]
+        chunks = chunk(audios, audio_lens, self.cfg.get("encoder_chunk_secs"), self.sampling_rate)
+        groups = length_groups(chunks.lens.tolist(), self.cfg.max_padding)
+        if chunks.longest_pass and not torch.is_grad_enabled():
+            groups = [part for group in groups for part in split_group(group, chunks.lens, chunks.longest_pass)]
+        encoded = [
+            self._encode_group(chunks.audios[group], chunks.lens[group], chunks.is_last[group]) for group in groups
+        ]
         frames = torch.cat([rows for rows, _ in encoded])
         order = torch.tensor([segment for group in groups for segment in group], device=audios.device)
-        lens = torch.cat([lens for _, lens in encoded])
-        return _reorder(frames, lens, order)
+        frames, lens = _reorder(frames, torch.cat([lens for _, lens in encoded]), order)
+        return frames, lens.new_zeros(len(audio_lens)).index_add(0, chunks.owner, lens)
 
     @typecheck.disable_checks()  # the host types a Conformer's input as a spectrogram, the adapter's is not
-    def _encode_group(self, audios: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """As `encode`, in one pass."""
+    def _encode_group(self, audios: Tensor, audio_lens: Tensor, is_last: Tensor) -> tuple[Tensor, Tensor]:
+        """As `encode`, in one pass; the separator stands behind the last chunk (A, bool) of an audio alone."""
         audios = _fit_width(audios, int(audio_lens.max()), self.cfg.pad_samples_to)
         features, feature_lens = self.preprocessor(input_signal=audios, length=audio_lens)
         if self.spec_augmentation is not None and self.training:
@@ -87,6 +94,7 @@ class Perception(AudioPerceptionModule):
         frames = self.proj(adapted.transpose(1, 2))
         if self.separator is not None:
             frames, frame_lens = _append(self.separator, frames, frame_lens)
+            frame_lens = frame_lens - (~is_last).to(frame_lens)
         within = torch.arange(frames.shape[1], device=frames.device) < frame_lens[:, None]
         return frames[within], frame_lens
 
