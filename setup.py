@@ -58,6 +58,7 @@ EXTRAS = {
     "eval": ["lm_eval>=0.4.13,<0.5"],
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
     "megatron": ["megatron-core>=0.16,<0.17"],
+    "cuda": ["liger-kernel>=0.8,<0.9"],  # the loss as one kernel
     "quant": ["bitsandbytes>=0.48,<1"],
 }
 

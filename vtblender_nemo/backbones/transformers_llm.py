@@ -29,6 +29,7 @@ from vtblender_nemo.backbones.decoding_weights import DecodingWeights
 from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.modules.lora import add_lora
+from vtblender_nemo.modules.losses import Head
 
 _ONLY_SAMPLED = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
 _SAMPLING = _ONLY_SAMPLED | {
@@ -124,7 +125,12 @@ class TransformersLLM(nn.Module):
 
     def logits(self, rows: Tensor) -> Tensor:
         """Hidden rows (N, H) -> logits (N, V)."""
-        return _head(self.causal_lm, rows)
+        return self.head(rows)
+
+    @property
+    def head(self) -> Head:
+        """What makes logits of hidden rows."""
+        return _head(self.causal_lm)
 
     @torch.no_grad()
     def generate(
@@ -311,17 +317,13 @@ def check_sampling(sampling: Mapping[str, Any], max_new_tokens: int) -> None:
         raise ConfigError("has no effect on greedy answers", value=without_effect, knob="do_sample=True")
 
 
-def _head(causal_lm: PreTrainedModel, rows: Tensor) -> Tensor:
-    """Logits of hidden rows, with the adjustments that some families make between head and softmax."""
+def _head(causal_lm: PreTrainedModel) -> Head:
+    """The linear layer, with the adjustments that some families make between it and the softmax."""
     config = causal_lm.config.get_text_config()
-    logits = causal_lm.get_output_embeddings()(rows)
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        logits = logits * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        logits = logits / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+    layer = causal_lm.get_output_embeddings()
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+    return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
 
 
 def _hidden_packed(causal_lm: PreTrainedModel, embeds: Tensor, lens: Sequence[int]) -> Tensor:
@@ -365,7 +367,7 @@ def _check_head(causal_lm: PreTrainedModel) -> None:
     causal_lm.eval()
     ids = torch.arange(1, 9, device=embedding.device)[None]  # 0 is often the padding, whose embedding may be all zeros
     wanted = causal_lm(input_ids=ids, use_cache=False).logits[0]
-    found = _head(causal_lm, causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    found = _head(causal_lm)(causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
     causal_lm.train(was_training)
     if not torch.allclose(found.float(), wanted.float(), rtol=1e-2, atol=1e-2):
         raise ConfigError(

@@ -72,7 +72,7 @@ class SpeechLLM(nn.Module):
         embeds, plan = self.splice(batch)
         is_target = (plan.target != IGNORE).nonzero()[:, 0]
         rows = self._hidden(embeds, plan, is_target)
-        return TargetLoss(target_nll(rows, plan.target[is_target], self.llm.logits), plan.conversation[is_target])
+        return TargetLoss(target_nll(rows, plan.target[is_target], self.llm.head), plan.conversation[is_target])
 
     def _hidden(self, embeds: Tensor, plan: SplicePlan, wanted: Tensor) -> Tensor:
         """The LLM's last hidden states (N, H) at the wanted ones of P packed positions."""

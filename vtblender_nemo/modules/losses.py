@@ -1,4 +1,7 @@
-"""Loss on target rows only: the head never sees a position that predicts nothing.
+"""Losses on target rows only: the head never sees a position that predicts nothing.
+
+Rows go through the head in chunks whose logits are recomputed in the backward pass, so that few logits exist at a time; on CUDA
+cross-entropy takes Liger's kernel, where it is installed.
 
 Shapes: N target positions, H hidden, V vocabulary.
 """
@@ -6,35 +9,115 @@ Shapes: N target positions, H hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+CHUNK_ROWS = 1024
 
-def target_nll(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, chunk_rows: int = 1024) -> Tensor:
+
+@dataclass(frozen=True)
+class Head:
+    """Hidden rows (..., H) -> logits (..., V): a linear map, scaled, then bent by softcap x tanh(logits / softcap).
+
+    Attributes:
+        weight: (V, H).
+        bias: (V,) or None.
+        scale: factor on the logits (Cohere, Granite).
+        softcap: bound of the logits (Gemma 2), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(rows, self.weight, self.bias)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+
+def target_nll(hidden: Tensor, targets: Tensor, head: Head, *, chunk_rows: int = CHUNK_ROWS) -> Tensor:
     """Negative log-likelihood of each target.
-
-    Rows go through the head in chunks whose logits are recomputed in the backward pass, so that at most `chunk_rows` x V
-    logits exist at a time.
 
     Args:
         hidden: (N, H) the LLM's last hidden states at the positions that predict a target.
         targets: (N,) token ids.
-        head: hidden rows -> logits (rows, V).
+        head: of the LLM.
         chunk_rows: rows of logits in memory at once.
 
     Returns:
         (N,) float32.
     """
+    if _has_fused_kernel(hidden, head):
+        return _fused_nll(hidden, targets, head)
 
-    def chunk_nll(rows: Tensor, ids: Tensor) -> Tensor:
+    def nll(rows: Tensor, ids: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(head(rows).float(), ids, reduction="none")
 
-    if len(hidden) <= chunk_rows:
-        return chunk_nll(hidden, targets)
+    return _in_chunks(nll, chunk_rows, hidden, targets)
+
+
+def target_kl(
+    hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Head,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Tensor:
+    """Kullback-Leibler divergence of the student's distribution from the teacher's at each target position.
+
+    Args:
+        hidden: (N, H) the student's last hidden states.
+        teacher_hidden: (N, H) the teacher's, of the same positions; they get no gradient.
+        head: of both, as student and teacher are one LLM.
+        temperature: divides the logits of both; the result is multiplied by its square (Hinton et al., 2015).
+        top_k: compare the teacher's most likely tokens alone, both distributions renormalised over them; None compares all.
+        chunk_rows: rows of logits in memory at once.
+
+    Returns:
+        (N,) float32, nats.
+    """
+
+    def divergence(rows: Tensor, teacher_rows: Tensor) -> Tensor:
+        student = head(rows).float() / temperature
+        with torch.no_grad():
+            teacher = head(teacher_rows).float() / temperature
+        if top_k is not None and top_k < teacher.shape[-1]:
+            teacher, likely = teacher.topk(top_k, dim=-1)
+            student = student.gather(-1, likely)
+        expected, found = teacher.log_softmax(-1), student.log_softmax(-1)
+        return temperature**2 * (expected.exp() * (expected - found)).sum(-1)
+
+    return _in_chunks(divergence, chunk_rows, hidden, teacher_hidden.detach())
+
+
+def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], chunk_rows: int, rows: Tensor, others: Tensor) -> Tensor:
+    """`function` of both, chunk by chunk, computed again in the backward pass where there are several."""
+    if len(rows) <= chunk_rows:
+        return function(rows, others)
     parts = [
-        checkpoint(chunk_nll, rows, ids, use_reentrant=False)
-        for rows, ids in zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
+        checkpoint(function, *part, use_reentrant=False)
+        for part in zip(rows.split(chunk_rows), others.split(chunk_rows), strict=True)
     ]
     return torch.cat(parts)
+
+
+def _has_fused_kernel(hidden: Tensor, head: Head) -> bool:
+    return hidden.is_cuda and len(hidden) > 0 and head.bias is None and find_spec("liger_kernel") is not None
+
+
+def _fused_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else head.weight.dtype
+    rows = (hidden * head.scale).to(dtype)
+    nll = liger_fused_linear_cross_entropy(rows, head.weight.to(dtype), targets, reduction="none", softcap=head.softcap)
+    return nll.float()
