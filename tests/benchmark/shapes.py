@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ ENCODER: dict[str, Any] = {
         "d_model": ENCODER_WIDTH,
         "n_heads": 4,
         "ff_expansion_factor": 4,
-        "subsampling_conv_channels": 32,
+        "subsampling_conv_channels": 64,
+        "dropout": 0.0,  # so that losses of both sides can be compared
+        "dropout_pre_encoder": 0.0,
+        "dropout_att": 0.0,
     },
 }
 MODEL: dict[str, Any] = {
@@ -45,7 +49,11 @@ MODEL: dict[str, Any] = {
 
 
 def small_gemma_proportions(
-    folder: Path, *, llm: Mapping[str, Any] | None = None, model: Mapping[str, Any] | None = None
+    folder: Path,
+    *,
+    llm: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    tokenizer: Path | None = None,
 ) -> VTBlenderModel:
     """A model of 69 M parameters, most of them in the LLM, with random weights and LoRA that is not zero.
 
@@ -53,8 +61,12 @@ def small_gemma_proportions(
         folder: for the LLM's folder and the speech model's file; they have to stay as long as `build_salm` is to be called.
         llm: replaces values of `GEMMA`.
         model: merged over the `model` section.
+        tokenizer: folder of one that takes the place of one token a byte.
     """
-    config = model_config(llm_folder(folder, **{**GEMMA, **(llm or {})}), canary_file(folder, **ENCODER), **MODEL)
+    made_llm = llm_folder(folder, **{**GEMMA, **(llm or {})})
+    if tokenizer is not None:
+        shutil.copytree(tokenizer, made_llm, dirs_exist_ok=True)
+    config = model_config(made_llm, canary_file(folder, **ENCODER), **MODEL)
     config.merge_with(dict(model or {}))
     made = VTBlenderModel(config)
     with torch.no_grad():
