@@ -227,16 +227,18 @@ def test_the_blend_as_a_cutset(tmp_path):
     batch_size=st.one_of(st.none(), st.integers(1, 5)),
     quadratic=st.one_of(st.none(), st.integers(50, 400)),
     bins=st.lists(st.integers(40, 100), unique=True, max_size=4).map(sorted),
+    sizes=st.one_of(st.none(), st.lists(st.integers(1, 5), min_size=5, max_size=5)),
 )
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_micro_batch_exceeds_its_budget(tmp_path, lengths, budget, batch_size, quadratic, bins):
+def test_no_micro_batch_exceeds_its_budget(tmp_path, lengths, budget, batch_size, quadratic, bins, sizes):
     rows = [
         {"id": str(n), "messages": [{"role": "user", "content": "u" * size}, {"role": "assistant", "content": "a"}]}
         for n, size in enumerate(lengths)
     ]
     limits = Limits(batch_tokens=budget, quadratic_length=quadratic)
     blend = make_blend([{"type": "text_chat", "manifest_filepath": write_jsonl(tmp_path / "c.jsonl", rows)}], limits)
-    planner = BucketPlanner(blend, batch_size=batch_size, bins=bins)
+    sizes = sizes and sizes[: len(bins) + 1]
+    planner = BucketPlanner(blend, batch_size=batch_size, bins=bins, bucket_sizes=sizes)
     if all(limits.cost(size + 19) > budget for size in lengths):  # 19 tokens stand around and after them
         with pytest.raises(ConfigError, match="batch_tokens"):
             planner.next_batch()
@@ -248,7 +250,29 @@ def test_no_micro_batch_exceeds_its_budget(tmp_path, lengths, budget, batch_size
         assert cost * len(batch) <= budget
         assert batch_size is None or len(batch) <= batch_size
         edges = [0, *bins, 10**9]
-        assert len({max(i for i, edge in enumerate(edges) if edge <= row.length) for row in batch}) == 1
+        buckets = {max(i for i, edge in enumerate(edges) if edge <= row.length) for row in batch}
+        assert len(buckets) == 1
+        assert sizes is None or len(batch) <= sizes[buckets.pop()]
+
+
+def test_buckets_fill_up_to_their_own_sizes(tmp_path):
+    blend = make_blend([chats(tmp_path, "a", 300, words=30)])
+    planner = BucketPlanner(blend, bins=[60, 120], bucket_sizes=[7, 4, 2])
+    batches = [planner.next_batch() for _ in range(40)]
+    found = {(sum(edge <= batch[0].length for edge in (60, 120)), len(batch)) for batch in batches}
+    assert found == {(0, 7), (1, 4), (2, 2)}
+
+
+def test_a_state_with_other_bins_than_sizes_were_found_for_is_refused(tmp_path):
+    entries = [chats(tmp_path, "a", 300, words=30)]
+    saved = BucketPlanner(make_blend(entries), bins=[60, 120], batch_size=3)
+    saved.next_batch()
+    planner = BucketPlanner(make_blend(entries), bins=[60, 130], bucket_sizes=[7, 4, 2])
+    with pytest.raises(ConfigError, match=r"other bins.*\[60, 130\].*\[60, 120\].*bucket_bins"):
+        planner.load_state_dict(saved.state_dict())
+    same = BucketPlanner(make_blend(entries), bins=[60, 120], bucket_sizes=[7, 4, 2])
+    same.load_state_dict(saved.state_dict())
+    assert len(same.next_batch()) in (7, 4, 2)
 
 
 def test_every_drawn_row_is_given_out_once(tmp_path):

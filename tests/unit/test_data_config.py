@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -54,6 +55,32 @@ def test_values_of_a_wrong_type_name_key_value_and_type(kind, values, expected):
 def test_values_of_a_right_type_are_taken_as_they_are(values):
     config = read_config(TrainConfig, values, "data")
     assert {key: getattr(config, key) for key in values} == values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bucket_batch_size": [4, 2]}, r"without the bins.*\[4, 2\].*data.train_ds.bucket_bins"),
+        (
+            {"bucket_batch_size": [4, 2], "bucket_bins": [50, 90]},
+            "do not match; found '2 bins, 2 sizes'.*one size more.*max_tokens",
+        ),
+        (
+            {"bucket_batch_size": [4, 0], "bucket_bins": [50]},
+            r"out of range; found \[4, 0\].*data.train_ds.bucket_batch_size",
+        ),
+    ],
+)
+def test_sizes_of_buckets_that_cannot_be_kept(values, message):
+    with pytest.raises(ConfigError, match=message):
+        module(train_ds={"input_cfg": [{"type": "text_chat"}], **values})
+
+
+def test_sizes_of_buckets_bound_micro_batches(tmp_path):
+    chats = {"type": "text_chat", "manifest_filepath": write_jsonl(tmp_path / "c.jsonl", chat_rows(60, words=10))}
+    data = module(train_ds={"input_cfg": [chats], "bucket_bins": [60], "bucket_batch_size": [5, 2]})
+    batches = list(islice(data.train_dataloader(), 20))
+    assert {(int(batch.input_lens.max()) >= 60, len(batch)) for batch in batches} == {(False, 5), (True, 2)}
 
 
 def module(**sections: Any) -> BlendDataModule:

@@ -45,6 +45,7 @@ class BucketPlanner:
         batch_size: most conversations of a micro-batch.
         num_buckets: how many buckets, if their bins are estimated.
         bins: ascending lengths that part the buckets: bucket i holds bins[i - 1] <= length < bins[i].
+        bucket_sizes: most conversations of a micro-batch by bucket, one more than bins.
         buffer_size: rows from the blend's beginning that bins are estimated from; they are read again in training.
     """
 
@@ -55,9 +56,10 @@ class BucketPlanner:
         batch_size: int | None = None,
         num_buckets: int = 1,
         bins: Sequence[float] | None = None,
+        bucket_sizes: Sequence[int] | None = None,
         buffer_size: int = 2000,
     ) -> None:
-        self.blend = blend
+        self.blend, self._bucket_sizes = blend, bucket_sizes
         self._batch_size, self._num_buckets, self._buffer_size = batch_size, num_buckets, buffer_size
         self._bins = None if bins is None else _check_bins(bins)
         self._open: list[list[Example]] = []
@@ -80,7 +82,7 @@ class BucketPlanner:
                 self._open[number] = [example]
                 return batch
             batch.append(example)
-            if len(batch) == self._batch_size:
+            if len(batch) == self._most_rows(number):
                 self._open[number] = []
                 return batch
 
@@ -102,10 +104,26 @@ class BucketPlanner:
         return {"blend": self.blend.state_dict(), "bins": self._bins, "open": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state: waiting rows are read again, nothing else."""
+        """Goes on from a state: waiting rows are read again, nothing else.
+
+        Raises:
+            ConfigError: the state is of another blend, or its bins are not those that sizes are given for.
+        """
+        if self._bucket_sizes is not None and state["bins"] != self.bins:
+            raise ConfigError(
+                "the data state that is resumed has other bins than bucket_batch_size was found for",
+                value=self.bins,
+                expected=f"{state['bins']}, as when it was saved; or a new output_dir",
+                knob="bucket_bins",
+            )
         self.blend.load_state_dict(state["blend"])
         self._bins = None if state["bins"] is None else list(state["bins"])
         self._open = [[self.blend.rebuild(*place) for place in batch] for batch in state["open"]]
+
+    def _most_rows(self, number: int) -> int | None:
+        """Of a micro-batch from a bucket; None where only the token budget bounds it."""
+        sizes = [self._batch_size, None if self._bucket_sizes is None else self._bucket_sizes[number]]
+        return min((size for size in sizes if size is not None), default=None)
 
     def _fits(self, batch: list[Example]) -> bool:
         limits = self.blend.limits

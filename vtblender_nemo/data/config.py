@@ -66,6 +66,8 @@ class BatchConfig:
     """Lengths are sorted into so many buckets; a micro-batch comes from one. 1 joins all lengths."""
     bucket_bins: list[float] | None = None
     """Lengths, in positions, that part the buckets; by default estimated from the blend's first buffer_size rows."""
+    bucket_batch_size: list[int] | None = None
+    """Most conversations of a micro-batch by bucket, as NeMo's OOMptimizer finds them: one number more than bucket_bins."""
     buffer_size: int = 2000
     """Rows that the bins are estimated from."""
     input_cfg: Any = None
@@ -76,12 +78,13 @@ class BatchConfig:
         Raises:
             ConfigError: a batch without a bound, or numbers out of range.
         """
-        if self.batch_tokens is None and self.batch_size is None:
+        if self.batch_tokens is None and self.batch_size is None and self.bucket_batch_size is None:
             raise ConfigError(
                 "micro-batches have no bound",
                 expected="a positive number",
                 knob=f"{place}.batch_tokens or {place}.batch_size",
             )
+        _check_bucket_sizes(self, place)
         if self.quadratic_length is not None and self.batch_tokens is None:
             raise ConfigError(
                 "quadratic_length without batch_tokens has no effect",
@@ -90,6 +93,28 @@ class BatchConfig:
                 knob=f"{place}.quadratic_length",
             )
         _check_positive(self, ("batch_tokens", "batch_size", "quadratic_length", "num_buckets", "buffer_size"), place)
+
+
+def _check_bucket_sizes(config: BatchConfig, place: str) -> None:
+    sizes, knob = config.bucket_batch_size, f"{place}.bucket_batch_size"
+    if sizes is None:
+        return
+    if config.bucket_bins is None:
+        raise ConfigError(
+            "bucket_batch_size without the bins that it was found for",
+            value=sizes,
+            expected="lengths that part the buckets",
+            knob=f"{place}.bucket_bins",
+        )
+    if len(sizes) != len(config.bucket_bins) + 1:
+        raise ConfigError(
+            "bucket_bins and bucket_batch_size do not match",
+            value=f"{len(config.bucket_bins)} bins, {len(sizes)} sizes",
+            expected="one size more than bins, as 2 bins part 3 buckets (the OOMptimizer's last bin is max_tokens here)",
+            knob=knob,
+        )
+    if min(sizes) < 1:
+        raise ConfigError("value out of range", value=sizes, expected="positive numbers", knob=knob)
 
 
 @dataclass

@@ -199,6 +199,7 @@ def _make_buckets(
         batch_size=batch.batch_size,
         num_buckets=batch.num_buckets,
         bins=batch.bucket_bins,
+        bucket_sizes=batch.bucket_batch_size,
         buffer_size=batch.buffer_size,
     )
 

@@ -23,6 +23,7 @@ from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.models.calibration import profiling_schema
 from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
 from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
 from vtblender_nemo.models.session import Session
@@ -148,12 +149,12 @@ class VTBlenderModel(ModelPT):
 
     # Training ---------------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The summed loss of a micro-batch; `on_before_optimizer_step` divides by the targets of the whole step."""
         loss = self.speech_llm(batch)
         self._targets_in_step += loss.targets
         self._log_losses(batch, loss)
-        return loss.sum
+        return {"loss": loss.sum}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turns gradients of summed losses into those of the mean over all target tokens of all ranks and micro-batches.
@@ -167,6 +168,11 @@ class VTBlenderModel(ModelPT):
         factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / float(targets.clamp(min=1))
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_mul_(gradients, factor)
+
+    @property
+    def oomptimizer_schema(self) -> dict[str, Any]:
+        """For the host's `oomptimizer.py`, which finds `bucket_batch_size`; see `conf/data/README.md`."""
+        return profiling_schema(self.chat_format)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.trainable_parts(), self.cfg.optim)
