@@ -5,6 +5,7 @@ Shapes: B conversations, L tokens of the longest one, A audio segments, S sample
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,9 +39,17 @@ class Batch:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on `device`."""
-        moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        """The same batch with its tensors on `device`; from pinned memory they are copied while this process goes on."""
+        # Without waiting only from pinned memory: a copy from a GPU could be read before it is there.
+        return self._changed(lambda value: value.to(device, non_blocking=value.is_pinned()))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU copies from by itself; called by PyTorch's DataLoader."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed = {key: change(value) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 def pad_right(rows: list[np.ndarray], *, dtype: np.dtype | type = np.float32) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,8 @@ class TrainLoader:
         planner: what comes next.
         collator: conversations to tensors.
         skip_log: where rows left out are counted.
-        num_workers: processes that decode; 0 decodes here. What comes out does not depend on it.
+        num_workers: processes that decode, each up to two micro-batches ahead of their use; 0 decodes here, when one is
+            asked for. What comes out does not depend on it.
         stop_at_bad_row: raise at the first audio that cannot be decoded.
         weights_count: what the planner's weights are shares of: `rows` or `batches`.
 
@@ -110,6 +111,7 @@ class TrainLoader:
             batch_size=None,
             num_workers=self._num_workers,
             collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or it would draw from the generator that dropout draws from
         )
         for batch, errors in loader:
