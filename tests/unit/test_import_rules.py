@@ -146,6 +146,18 @@ def test_import_is_light(module):
     assert run_python(f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_help_is_light(script):
+    """Three seconds are the limit, of which NeMo alone would take thirteen."""
+    heavy = "{'torch', 'nemo', 'transformers', 'lhotse', 'lightning', 'peft', 'openai', 'matplotlib'}"
+    code = (
+        f"import runpy, sys\nsys.argv = [{script!r}, '--help']\nsys.path.insert(0, {str(ROOT)!r})\n"
+        f"try:\n    runpy.run_path({str(ROOT / 'examples' / script)!r}, run_name='__main__')\n"
+        f"except SystemExit as end:\n    assert not end.code\nprint(sorted({heavy} & set(sys.modules)))"
+    )
+    assert run_python(code).splitlines()[-1] == "[]"
+
+
 def test_unknown_name_of_the_package_is_an_attribute_error():
     code = f"import {PACKAGE}\ntry:\n    {PACKAGE}.nothing\nexcept AttributeError as error:\n    print(error)"
     assert "nothing" in run_python(code)
