@@ -4,7 +4,7 @@
 
 One process, both sides in turn, medians. Both get decoded audio and token ids and make the same, forced number of tokens, which
 are compared: as many as validation allows (64), fewer for long audio and chats. Audio is encoded whole, as SALM does by default.
-`--all` adds 16 recordings of 5 minutes (30 GiB, several minutes). The last line is one JSON object.
+`--all` adds 16 recordings of 5 minutes (over 13 GiB, several minutes). The last line is one JSON object.
 """
 
 from __future__ import annotations
