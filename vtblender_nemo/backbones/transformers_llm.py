@@ -30,6 +30,7 @@ from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.modules.lora import add_lora
 from vtblender_nemo.modules.losses import Head
+from vtblender_nemo.modules.recompute import Degree, recompute_products
 
 _ONLY_SAMPLED = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p"})
 _SAMPLING = _ONLY_SAMPLED | {
@@ -51,6 +52,7 @@ class TransformersLLM(nn.Module):
         lora: arguments of `peft.LoraConfig`, or None for no adapters.
         trainable: leave the model's own weights trainable (full fine-tuning; excludes `lora`).
         packing: `hidden_packed` will be called.
+        recompute: what is computed again in the backward pass: none, cheap or layers.
 
     Raises:
         ConfigError: LoRA together with full fine-tuning; a model whose logits are not made as `logits` makes them, or that
@@ -64,6 +66,7 @@ class TransformersLLM(nn.Module):
         lora: Mapping[str, Any] | None,
         trainable: bool = False,
         packing: bool = True,
+        recompute: Degree = "none",
     ) -> None:
         super().__init__()
         if trainable and lora:
@@ -75,9 +78,13 @@ class TransformersLLM(nn.Module):
         if packing:
             packed_attention.install(causal_lm)
             _check_packing(causal_lm)
+        if recompute == "layers":
+            causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.model = add_lora(causal_lm, dict(lora)) if lora else causal_lm
         if lora:
             causal_lm.get_input_embeddings().requires_grad_(False)
+        if recompute == "cheap":
+            recompute_products(causal_lm)
         self.decoding_weights = DecodingWeights(self.model)
 
     def train(self, mode: bool = True) -> TransformersLLM:

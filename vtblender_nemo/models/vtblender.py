@@ -14,22 +14,23 @@ from lightning.pytorch import Trainer
 from nemo.core.classes import ModelPT
 from nemo.core.classes.common import PretrainedModelInfo
 from nemo.utils.get_rank import is_global_rank_zero
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, build_llm, config_from_dict, llm_config, load_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
-from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.common.errors import ModelFileError
+from vtblender_nemo.models.building import make_llm, make_perception
 from vtblender_nemo.models.calibration import profiling_schema
 from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
 from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
 from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM, TargetLoss
 from vtblender_nemo.models.validation import ValidationRun
-from vtblender_nemo.modules.perception import Perception, copy_encoder, load_speech_model, perception_config
+from vtblender_nemo.modules.perception import Perception
 from vtblender_nemo.training.optim import build_optimizer, build_scheduler
 
 _LLM_PREFIX = "speech_llm.llm."
@@ -51,8 +52,8 @@ class VTBlenderModel(ModelPT):
         restoring = self._is_model_being_restored()
         self._tokenizer_dir = tempfile.TemporaryDirectory(prefix="vtblender_tokenizer_")
         self.chat_format = ChatFormat(self._load_tokenizer(restoring), self.cfg.audio_locator_tag)
-        llm = self._build_llm(restoring)
-        perception = self._build_perception(restoring, llm)
+        llm = make_llm(self.cfg, restoring=restoring)
+        perception = make_perception(self.cfg, llm, restoring=restoring)
         self.speech_llm = SpeechLLM(
             perception,
             llm,
@@ -326,59 +327,6 @@ class VTBlenderModel(ModelPT):
             self.cfg.tokenizer = {"names": names, "files": dict.fromkeys(names)}
         for key, name in names.items():
             self.register_artifact(f"tokenizer.files.{key}", str(folder / name))
-
-    def _build_llm(self, restoring: bool) -> TransformersLLM:
-        cfg = self.cfg
-        inside = restoring and cfg.get("llm_fingerprint") is None
-        if restoring:
-            config = config_from_dict(OmegaConf.to_container(cfg.llm_config, resolve=True))
-        else:
-            config = llm_config(cfg.pretrained_llm, cfg.get("llm_overrides"))
-            with open_dict(cfg):
-                cfg.llm_config = config.to_diff_dict()
-        if inside or not cfg.get("pretrained_weights", True):
-            causal_lm = build_llm(config, cfg.llm_dtype, attention=cfg.get("llm_attention"))
-        else:
-            causal_lm = load_llm(
-                cfg.pretrained_llm,
-                config,
-                cfg.llm_dtype,
-                attention=cfg.get("llm_attention"),
-                quantization=cfg.get("quantization"),
-            )
-        lora = OmegaConf.to_container(cfg.lora, resolve=True) if cfg.get("lora") else None
-        if cfg.get("train_llm", False) and cfg.llm_dtype != "float32":
-            raise ConfigError(
-                "what is trained is kept in float32", value=cfg.llm_dtype, expected="float32", knob="model.llm_dtype"
-            )
-        llm = TransformersLLM(causal_lm, lora=lora, trainable=cfg.get("train_llm", False), packing=cfg.packing)
-        if restoring and not inside:
-            self._check_fingerprint(llm)
-        return llm
-
-    def _check_fingerprint(self, llm: TransformersLLM) -> None:
-        found = llm.fingerprint()
-        if found != self.cfg.llm_fingerprint:
-            raise ModelFileError(
-                "the LLM is not the one that this model was trained with",
-                value=f"{self.cfg.pretrained_llm} with SHA-256 {found}",
-                expected=self.cfg.llm_fingerprint,
-                knob="model.pretrained_llm",
-            )
-
-    def _build_perception(self, restoring: bool, llm: TransformersLLM) -> Perception:
-        cfg = self.cfg
-        if restoring:
-            return Perception(cfg.perception)
-        speech_model = load_speech_model(cfg.pretrained_asr)
-        with open_dict(cfg):
-            cfg.perception = perception_config(cfg.perception, speech_model.cfg, llm.hidden_size)
-        perception = Perception(cfg.perception)
-        copy_encoder(speech_model, perception)
-        if cfg.perception.get("scale_projection", False):
-            perception.scale_projection(llm.embed_rms())
-        perception.encoder.requires_grad_(not cfg.perception.get("freeze_encoder", False))
-        return perception
 
 
 def _check_artifact(name: str, packed: str) -> None:
