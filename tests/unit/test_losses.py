@@ -28,6 +28,27 @@ def test_equals_cross_entropy_with_its_gradients_in_chunks() -> None:
         torch.testing.assert_close(whole, chunked)
 
 
+def test_a_frozen_heads_gradients_are_torchs() -> None:
+    """Each row with a weight of its own, through a scaled and soft-capped head; logits of several chunks never meet."""
+    torch.manual_seed(0)
+    head, targets, weights = Head(torch.randn(50, 8), scale=0.5, softcap=4.0), torch.arange(23), torch.randn(23)
+    hidden = torch.randn(23, 8, requires_grad=True)
+    (target_nll(hidden, targets, head, chunk_rows=5) * weights).sum().backward()
+    found, hidden.grad = hidden.grad, None
+    (torch.nn.functional.cross_entropy(head(hidden), targets, reduction="none") * weights).sum().backward()
+    torch.testing.assert_close(found, hidden.grad)
+    rows: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Head, "__call__", lambda self, some: counting_head(rows, self, some))
+        target_nll(hidden, targets, head, chunk_rows=5).sum().backward()
+    assert rows == [5, 5, 5, 5, 3]  # once each
+
+
+def counting_head(rows: list[int], head: Head, some: torch.Tensor) -> torch.Tensor:
+    rows.append(len(some))
+    return some @ head.weight.t()
+
+
 def test_without_targets_the_sum_is_zero_and_differentiable() -> None:
     hidden = torch.randn(0, 8, requires_grad=True)
     loss = target_nll(hidden, torch.zeros(0, dtype=torch.long), Head(torch.ones(5, 8))).sum()

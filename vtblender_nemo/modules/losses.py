@@ -1,7 +1,7 @@
 """Losses on target rows only: the head never sees a position that predicts nothing.
 
-Rows go through the head in chunks whose logits are recomputed in the backward pass, so that few logits exist at a time; on CUDA
-cross-entropy takes Liger's kernel, where it is installed.
+Rows go through the head in chunks, so that few logits exist at a time; on CUDA cross-entropy takes Liger's kernel, where it is
+installed.
 
 Shapes: N target positions, H hidden, V vocabulary.
 """
@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ROWS = 1024
+_CHUNK_LOGITS = 2**22  # 16 MiB in float32
+_MIN_CHUNK_ROWS = 64  # fewer would read the head's weight more often than they compute with it
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,14 @@ class Head:
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
-def target_nll(hidden: Tensor, targets: Tensor, head: Head, *, chunk_rows: int = CHUNK_ROWS) -> Tensor:
+def target_nll(hidden: Tensor, targets: Tensor, head: Head, *, chunk_rows: int | None = None) -> Tensor:
     """Negative log-likelihood of each target.
 
     Args:
         hidden: (N, H) the LLM's last hidden states at the positions that predict a target.
         targets: (N,) token ids.
         head: of the LLM.
-        chunk_rows: rows of logits in memory at once.
+        chunk_rows: rows of logits in memory at once; by default as many as make 16 MiB, and 64 at least.
 
     Returns:
         (N,) float32.
@@ -60,7 +63,7 @@ def target_nll(hidden: Tensor, targets: Tensor, head: Head, *, chunk_rows: int =
     def nll(rows: Tensor, ids: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(head(rows).float(), ids, reduction="none")
 
-    return _in_chunks(nll, chunk_rows, hidden, targets)
+    return _in_chunks(nll, head, chunk_rows, hidden, targets)
 
 
 def target_kl(
@@ -70,7 +73,7 @@ def target_kl(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int | None = None,
 ) -> Tensor:
     """Kullback-Leibler divergence of the student's distribution from the teacher's at each target position.
 
@@ -80,7 +83,7 @@ def target_kl(
         head: of both, as student and teacher are one LLM.
         temperature: divides the logits of both; the result is multiplied by its square (Hinton et al., 2015).
         top_k: compare the teacher's most likely tokens alone, both distributions renormalised over them; None compares all.
-        chunk_rows: rows of logits in memory at once.
+        chunk_rows: rows of logits in memory at once; by default as many as make 16 MiB, and 64 at least.
 
     Returns:
         (N,) float32, nats.
@@ -96,18 +99,49 @@ def target_kl(
         expected, found = teacher.log_softmax(-1), student.log_softmax(-1)
         return temperature**2 * (expected.exp() * (expected - found)).sum(-1)
 
-    return _in_chunks(divergence, chunk_rows, hidden, teacher_hidden.detach())
+    return _in_chunks(divergence, head, chunk_rows, hidden, teacher_hidden.detach())
 
 
-def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], chunk_rows: int, rows: Tensor, others: Tensor) -> Tensor:
-    """`function` of both, chunk by chunk, computed again in the backward pass where there are several."""
-    if len(rows) <= chunk_rows:
-        return function(rows, others)
+RowFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def _in_chunks(function: RowFunction, head: Head, chunk_rows: int | None, rows: Tensor, others: Tensor) -> Tensor:
+    """A value for each row, of which few chunks' logits exist at a time.
+
+    A value depends on its own row alone. So with a frozen head each row's gradient is known, but for a factor, as soon as its
+    value is, and nothing has to be computed again. A trained head's chunks are computed again in the backward pass.
+    """
+    chunk_rows = chunk_rows or max(_MIN_CHUNK_ROWS, _CHUNK_LOGITS // len(head.weight))
+    if not (torch.is_grad_enabled() and head.weight.requires_grad):
+        return _RowByRow.apply(rows, others, function, chunk_rows)
     parts = [
         checkpoint(function, *part, use_reentrant=False)
         for part in zip(rows.split(chunk_rows), others.split(chunk_rows), strict=True)
     ]
     return torch.cat(parts)
+
+
+class _RowByRow(torch.autograd.Function):
+    """`function` of rows (N, H) and others (N, ...), chunk by chunk -> (N,); only rows get a gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, others: Tensor, function: RowFunction, chunk_rows: int) -> Tensor:
+        values, gradients = [], []
+        for some, of_some in zip(rows.split(chunk_rows), others.split(chunk_rows), strict=True):
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                leaf = some.detach().requires_grad_(ctx.needs_input_grad[0])
+                value = function(leaf, of_some)
+                if ctx.needs_input_grad[0]:
+                    gradients += torch.autograd.grad(value.sum(), leaf)
+            values.append(value.detach())
+        ctx.save_for_backward(*gradients)
+        return torch.cat(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        gradient = torch.cat(ctx.saved_tensors)
+        return gradient * upstream[:, None].to(gradient.dtype), None, None, None
 
 
 def _has_fused_kernel(hidden: Tensor, head: Head) -> bool:
