@@ -1,0 +1,113 @@
+"""A training step beside the host's stock SALM: same weights, same blend, each with its own loader and bucketing.
+
+    python -m tests.benchmark.train_step [--batch-tokens 2000] [--rounds 3]
+
+Prints target tokens/s, padding and the peak memory of a step, and one JSON object as the last line: `speedup_vs_salm` (target
+tokens/s, ours over SALM's), `peak_memory_vs_salm` (memory of steps beyond the loaded model and optimiser, each side in a process
+of its own) and `padding_share` (ours, of the LLM's positions). SALM gets every number of buckets in `BUCKETS` and is compared at
+its fastest. float32, forward, backward and AdamW; batch norm as in training, no dropout. Both sides are timed by the
+positions that hold something, and these are turned into targets by the blend's share of targets, as by chance the
+batches of a side may hold more or fewer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tests.benchmark.training_sides import Side, make_model, ours, padding_share, peak_above, salm, write_blend
+from tests.helpers.models import quiet
+
+BUCKETS = (5, 10)
+OUR_BUCKETS = 5
+BATCHES = 6
+
+
+def one_round(side: Side, optimizer: Any) -> float:
+    """Positions that hold something, per second, in a step on each batch."""
+    started = time.perf_counter()
+    for batch in side.batches:
+        side.train_on(batch, optimizer)
+    return sum(side.size(batch)[0] for batch in side.batches) / (time.perf_counter() - started)
+
+
+def rates(sides: dict[str, Side], rounds: int) -> dict[str, float]:
+    """Target tokens/s of each side: the median of some rounds, in which the sides take turns."""
+    optimizers = {name: side.optimizer() for name, side in sides.items()}
+    for name, side in sides.items():
+        one_round(side, optimizers[name])  # kernels are made for every shape that is new
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            found[name].append(one_round(side, optimizers[name]))
+    sizes = [side.size(batch) for side in sides.values() for batch in side.batches]
+    targets = sum(size[2] for size in sizes) / sum(size[0] for size in sizes)
+    return {name: targets * statistics.median(values) for name, values in found.items()}
+
+
+def step_memory(kind: str, batch_tokens: int, buckets: int) -> float:
+    """MiB that a round over a side's batches takes beyond the loaded model, AdamW's state included."""
+    quiet()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, manifest = make_model(folder), write_blend(folder)
+        make = {"ours": ours, "salm": salm}[kind]
+        side = make(model, manifest, batch_tokens=batch_tokens, buckets=buckets, count=BATCHES)
+        optimizer = side.optimizer()
+        return peak_above(lambda: one_round(side, optimizer))
+
+
+def alone(kind: str, batch_tokens: int, buckets: int) -> float:
+    """`step_memory` in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(step_memory, kind, batch_tokens, buckets).result()
+
+
+def measure(batch_tokens: int, rounds: int) -> dict[str, Any]:
+    """Rates of all sides and memory of ours and of the fastest SALM."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, manifest = make_model(folder), write_blend(folder)
+        sides = {"ours": ours(model, manifest, batch_tokens=batch_tokens, buckets=OUR_BUCKETS, count=BATCHES)}
+        for buckets in BUCKETS:
+            sides[f"salm, {buckets} buckets"] = salm(
+                model, manifest, batch_tokens=batch_tokens, buckets=buckets, count=BATCHES
+            )
+        speed = rates(sides, rounds)
+        padding = {name: padding_share(side) for name, side in sides.items()}
+    best = max((name for name in sides if name != "ours"), key=speed.__getitem__)
+    for name, rate in speed.items():
+        print(f"{name:20} {rate:8.1f} target tokens/s, padding {100 * padding[name]:.1f} %")
+    memory = {
+        "ours": alone("ours", batch_tokens, OUR_BUCKETS),
+        best: alone("salm", batch_tokens, int(best.split()[1])),
+    }
+    for name, mib in memory.items():
+        print(f"{name:20} {mib:8.0f} MiB above the model")
+    return {
+        "speedup_vs_salm": speed["ours"] / speed[best],
+        "peak_memory_vs_salm": memory["ours"] / memory[best],
+        "padding_share": padding["ours"],
+        "salm_padding_share": padding[best],
+        "salm": best,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-tokens", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    quiet()
+    print(json.dumps(measure(arguments.batch_tokens, arguments.rounds)))
+
+
+if __name__ == "__main__":
+    main()
