@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,6 +177,7 @@ def nemo(folder: Path, workers: int, bins: list[float], *, concurrent: bool) -> 
 def serve(make: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], pipe: Connection) -> None:
     """Runs in a side's own process: takes a number of micro-batches to load, and sends back what it took."""
     torch.set_num_threads(1)
+    set_start_method("fork", force=True)  # of workers, as in training; here it would be this process's own, `spawn`
     batches = make(*arguments)
     _load(batches, WARM_UP)
     before = _cpu_secs()
@@ -221,6 +222,7 @@ def compare(folder: Path, workers: int, bins: list[float], rounds: int) -> dict[
     for name, make in sides.items():
         pipes[name], other = context.Pipe()
         context.Process(target=serve, args=(make, (folder, workers, bins), other)).start()
+        other.close()  # or the end of a side that failed would be waited for in vain
     for pipe in pipes.values():
         pipe.recv()
     windows: dict[str, list[Window]] = {name: [] for name in pipes}
