@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.mixed_modal import text_normalization
 from vtblender_nemo.synthesis.mixed_modal.speakable import SpeakableConfig, speakable
-from vtblender_nemo.synthesis.mixed_modal.text_normalization import open_normalizer, plain_text, resolve_normalizer
+from vtblender_nemo.synthesis.mixed_modal.text_normalization import open_normalizer, plain_text
 from vtblender_nemo.synthesis.work import Refused
 
 ENGLISH = open_normalizer("num2words", "en")
@@ -47,7 +46,10 @@ ENGLISH = open_normalizer("num2words", "en")
         ("I love it 😀", "unknown_symbols"),
         ("What is 日本?", "unknown_symbols"),
         ("Ελλάδα is Greece.", "unknown_symbols"),
-        ("a | b", "unknown_symbols"),
+        ("a | b", "table"),
+        ("| name | n |\n|------|---|\n| Anna | 3 |", "table"),
+        ("Name | Number\n--- | ---\nAnna | 3", "table"),
+        ("What is P(A|B)?", "maths"),
         ("[insert name]", "unknown_symbols"),
         ("word " * 300, "long_text"),
     ],
@@ -145,17 +147,87 @@ def test_a_language_that_num2words_lacks_is_named():
         open_normalizer("num2words", "xx")
 
 
-def test_auto_is_settled_before_the_job_starts(monkeypatch):
-    monkeypatch.setattr(text_normalization.importlib.util, "find_spec", lambda name: None)
-    assert resolve_normalizer("auto") == "num2words"
-    monkeypatch.setattr(text_normalization.importlib.util, "find_spec", lambda name: object())
-    assert resolve_normalizer("auto") == "nemo"
-    with pytest.raises(ConfigError, match="num2words"):
-        resolve_normalizer("magic")
+def test_who_writes_numbers_out_does_not_depend_on_what_is_installed():
+    assert SpeakableConfig().normalizer == "num2words"
+    with pytest.raises(ConfigError, match=r"num2words, nemo, none.*speech\.normalizer"):
+        SpeakableConfig(normalizer="auto").check("speech")
+
+
+def test_a_table_is_refused_before_anyone_could_read_its_bars():
+    refused = speakable("| name | n |", lambda text: "vertical bar name vertical bar n", SpeakableConfig())
+    assert refused.reason == "table"
+
+
+@pytest.mark.parametrize("name", ["num2words", "nemo"])
+def test_an_unknown_language_is_told_with_those_that_are_known(name):
+    if name == "nemo":
+        pytest.importorskip("nemo_text_processing")
+    with pytest.raises(
+        ConfigError, match=r"'xx'; expected one of .*\bde, .*\ben, .*\(change it with: language"
+    ) as error:
+        open_normalizer(name, "xx")
+    assert "ru" not in error.value.expected.split(", ") or name == "num2words"
+
+
+def test_nemos_grammar_is_built_once_at_its_first_text_and_its_talk_is_kept_down(monkeypatch, caplog):
+    normalize = pytest.importorskip("nemo_text_processing.text_normalization.normalize")
+    built = []
+
+    class Grammar:
+        def __init__(self, **options):
+            built.append(options["lang"])
+
+        def normalize(self, text, **options):
+            normalize.logger.setLevel("INFO")  # as NeMo's does
+            normalize.logger.info("Skipping post-processing")
+            return text.replace("3", "three")
+
+    monkeypatch.setattr(normalize, "Normalizer", Grammar)
+    monkeypatch.setattr(normalize.logger, "filters", [])
+    expand = open_normalizer("nemo", "en")
+    assert built == []
+    assert caplog.text == ""
+    assert [expand("3 pears"), expand("3 figs")] == ["three pears", "three figs"]
+    assert built == ["en"]
+    assert caplog.text.count("building the grammar") == 1
+    assert "Skipping" not in caplog.text
+
+
+GERMAN = "Kannst du mir erklären, wie ein Motor funktioniert?"
 
 
 @pytest.mark.parametrize(
-    ("values", "knob"), [({"scripts": []}, "speech.scripts"), ({"max_characters": 0}, "speech.max_characters")]
+    ("text", "context", "reason"),
+    [
+        (GERMAN, "", "other_language"),
+        ("Wie backt man Brot?", "", None),  # too short to be sure
+        ("Wie backt man Brot?", f"Wie backt man Brot? {GERMAN}", "other_language"),
+        ("What does this mean?", f"What does this mean? {GERMAN} {GERMAN}", None),
+        ("`foo`", GERMAN, "code"),
+        ("Tell me about Bach.", "Tell me about Bach. And who was Angela Merkel?", None),
+    ],
+)
+def test_another_language_than_the_voices_is_refused(text, context, reason):
+    found = speakable(text, ENGLISH, SpeakableConfig(), "en", context)
+    assert getattr(found, "reason", None) == reason
+    if reason == "other_language":
+        assert "de (0." in found.detail
+
+
+def test_other_languages_may_be_spoken_where_the_check_is_off_or_knows_nothing():
+    assert speakable(GERMAN, ENGLISH, SpeakableConfig(check_language=False), "en") == GERMAN
+    assert speakable(GERMAN, ENGLISH, SpeakableConfig(min_language_probability=1.0), "en") == GERMAN
+    assert speakable(GERMAN, ENGLISH, SpeakableConfig(), "de") == GERMAN
+    assert speakable(GERMAN, ENGLISH, SpeakableConfig(), "tlh") == GERMAN
+
+
+@pytest.mark.parametrize(
+    ("values", "knob"),
+    [
+        ({"scripts": []}, "speech.scripts"),
+        ({"max_characters": 0}, "speech.max_characters"),
+        ({"min_language_probability": 0}, "speech.min_language_probability"),
+    ],
 )
 def test_wrong_values_name_their_knob(values, knob):
     with pytest.raises(ConfigError, match=knob):

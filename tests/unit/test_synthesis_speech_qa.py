@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
+from vtblender_nemo.synthesis.languages import identify_language
 from vtblender_nemo.synthesis.llm.clients import LLM
 from vtblender_nemo.synthesis.llm.endpoint import EndpointLLM
-from vtblender_nemo.synthesis.speech_qa.filters import FilterOptions, identify_language
+from vtblender_nemo.synthesis.speech_qa.filters import FilterOptions
 from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts, parse_kinds
 from vtblender_nemo.synthesis.speech_qa.replies import parse_pairs
 from vtblender_nemo.synthesis.speech_qa.work import QaOptions, SpeechQa, language_code

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.synthesis.mixed_modal.text_normalization import Normalizer, resolve_normalizer
+from vtblender_nemo.synthesis.languages import other_language
+from vtblender_nemo.synthesis.mixed_modal.text_normalization import Normalizer, check_normalizer
 from vtblender_nemo.synthesis.work import Refused
 
 
@@ -17,25 +18,36 @@ from vtblender_nemo.synthesis.work import Refused
 class SpeakableConfig:
     """What may be spoken, and how it is written out for speaking."""
 
-    normalizer: str = "auto"
-    """Who writes numbers and abbreviations out: `nemo` (NeMo text processing), `num2words`, `none`, or `auto` (the first if
-    it is installed where the job is started, else the second)."""
+    normalizer: str = "num2words"
+    """Who writes numbers and abbreviations out: `num2words` with rules of our own, `nemo` (NeMo text processing, as in the
+    paper), or `none`."""
     scripts: list[str] = field(default_factory=lambda: ["LATIN"])
     """Alphabets that the voices read, as the first word of their letters' Unicode names: LATIN, CYRILLIC, GREEK, CJK, ..."""
     max_characters: int = 600
     """Longest text of one speech segment; 600 characters are about the 40 s that the paper trains on at most."""
+    check_language: bool = True
+    """Refuses what is in another language than the voices speak."""
+    min_language_probability: float = 0.8
+    """Another language is only told when as sure as this, above 0 to 1; a short text is looked at together with its turn."""
 
     def check(self, place: str) -> None:
         """
         Raises:
             ConfigError: values out of range.
         """
-        resolve_normalizer(self.normalizer)
+        check_normalizer(self.normalizer)
         if not self.scripts:
             raise ConfigError("no alphabet is given", value=[], expected="[LATIN]", knob=f"{place}.scripts")
         if self.max_characters < 1:
             raise ConfigError(
                 "too few", value=self.max_characters, expected="at least 1", knob=f"{place}.max_characters"
+            )
+        if not 0 < self.min_language_probability <= 1:
+            raise ConfigError(
+                "no probability",
+                value=self.min_language_probability,
+                expected="more than 0, at most 1",
+                knob=f"{place}.min_language_probability",
             )
 
 
@@ -54,29 +66,42 @@ _URL = re.compile(
 )
 _MATHS = re.compile(
     r"\$[^$\n]*[\\^_={}][^$\n]*\$|\\[A-Za-z]+|\\[()\[\]]|\w\s*\^\s*[\w({-]|[=≤≥≠≈≡√∑∏∫∂∞π±×÷∈∉∀∃∪∩⊂→⇒⇔²³½¼¾]|"
-    r"\d\s*[*+]\s*\d|\d\s+/\s+\d|\d\s+-\s+\d|\b[a-zA-Z]\s*[+*]\s*[a-zA-Z0-9]\b|\d\s*[<>]\s*\d"
+    r"\d\s*[*+]\s*\d|\d\s+/\s+\d|\d\s+-\s+\d|\b[a-zA-Z]\s*[+*]\s*[a-zA-Z0-9]\b|\d\s*[<>]\s*\d|"
+    r"\w\|\w"
 )
-_SIGNS = (("code", _CODE), ("url", _URL), ("maths", _MATHS))
+_TABLE = re.compile(r"^\s*\||\s\|\s|\|\s*$", re.MULTILINE)
+_SIGNS = (("code", _CODE), ("table", _TABLE), ("url", _URL), ("maths", _MATHS))
 
 _PUNCTUATION = frozenset(".,;:!?'\"()-")
 _UNSPOKEN_CATEGORIES = frozenset(("Zs", "Mn", "Mc"))
 
 
-def speakable(text: str, normalize: Normalizer, config: SpeakableConfig) -> str | Refused:
+def speakable(
+    text: str, normalize: Normalizer, config: SpeakableConfig, language: str | None = None, context: str = ""
+) -> str | Refused:
     """A text as it will be spoken, or why it cannot be.
 
     Args:
         text: as it was written.
         normalize: writes numbers, abbreviations and the like out.
-        config: alphabets and length.
+        config: alphabets, length, and how sure another language has to be.
+        language: of the voices, two-letter code; None: any will do.
+        context: the turn that the text stands in.
 
     Returns:
-        The normalised text, or a refusal: `code`, `url` or `maths` (found in the text as written), `empty_text`,
-        `unknown_symbols`, `long_text` (after normalisation).
+        The normalised text, or a refusal: `code`, `table`, `url`, `maths` or `other_language` (found in the text as written),
+        `empty_text`, `unknown_symbols`, `long_text` (after normalisation).
+
+    Raises:
+        MissingDependencyError: what tells languages is not installed.
     """
     for reason, sign in _SIGNS:
         if (found := sign.search(text)) is not None:
             return Refused(reason, f"{found[0].strip()!r} in {_shown(text)}")
+    if language is not None and config.check_language:
+        other = other_language(text, language, config.min_language_probability, context)
+        if other is not None:
+            return Refused("other_language", f"{other[0]} ({other[1]:.2f}) for {language}: {_shown(text)}")
     spoken = normalize(text)
     unknown = "".join(dict.fromkeys(letter for letter in spoken if not _known(letter, tuple(config.scripts))))
     if unknown:

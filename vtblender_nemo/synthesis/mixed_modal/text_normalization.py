@@ -1,25 +1,28 @@
 """Written text as it is spoken: `3 kg` to `three kg`, `Dr.` to `Doctor`, by NeMo's grammars or by num2words.
 
-Which of them works is a setting and never decided by what happens to be installed on one of the machines.
+Which of them works is a setting and never decided by what happens to be installed.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
 
+logger = logging.getLogger(__name__)
+
 Normalizer = Callable[[str], str]
 
-NORMALIZERS = ("auto", "nemo", "num2words", "none")
+NORMALIZERS = ("num2words", "nemo", "none")
 
 
-def resolve_normalizer(name: str) -> str:
-    """The normaliser that `auto` stands for here: NeMo's grammars where they are installed, else num2words.
-
+def check_normalizer(name: str) -> None:
+    """
     Raises:
         ConfigError: an unknown name.
     """
@@ -27,23 +30,21 @@ def resolve_normalizer(name: str) -> str:
         raise ConfigError(
             "unknown text normaliser", value=name, expected=f"one of {', '.join(NORMALIZERS)}", knob="speech.normalizer"
         )
-    if name != "auto":
-        return name
-    return "nemo" if importlib.util.find_spec("nemo_text_processing") else "num2words"
 
 
 def open_normalizer(name: str, language: str) -> Normalizer:
-    """Loads a text normaliser.
+    """A text normaliser; NeMo's grammar is built when a first text needs it.
 
     Args:
-        name: `nemo` (NeMo text processing), `num2words`, or `none` (marks of layout are still taken out).
+        name: `num2words`, `nemo` (NeMo text processing), or `none` (marks of layout are still taken out).
         language: two-letter code.
 
     Raises:
         MissingDependencyError: its library is not installed.
         ConfigError: it does not know the language.
     """
-    expand = {"nemo": _nemo, "num2words": _num2words, "none": _nothing}[resolve_normalizer(name)](language)
+    check_normalizer(name)
+    expand = {"nemo": _nemo, "num2words": _num2words, "none": _nothing}[name](language)
     return lambda text: " ".join(expand(plain_text(text)).split())
 
 
@@ -75,20 +76,46 @@ def _nothing(language: str) -> Normalizer:
 
 def _nemo(language: str) -> Normalizer:
     try:
-        from nemo_text_processing.text_normalization.normalize import Normalizer as Grammar
+        from nemo_text_processing.text_normalization import normalize
     except ImportError as error:
         raise MissingDependencyError(
             "NeMo text processing is not installed",
             expected="pip install 'vtblender_nemo[tts]', or speech.normalizer: num2words",
         ) from error
-    logging.getLogger("NeMo-text-processing").setLevel(logging.WARNING)  # it tells of every sentence
-    grammar = Grammar(input_case="cased", lang=language)  # takes most of a minute
-    return lambda text: grammar.normalize(text, verbose=False, punct_pre_process=True, punct_post_process=True)
+    folders = Path(normalize.__file__).parent.glob("*/taggers/tokenize_and_classify.py")
+    known = sorted({path.parts[-3] for path in folders} - _SEVERAL_READINGS)
+    if language not in known:
+        raise _unknown_language("NeMo text processing", language, known)
+    # Every call of `normalize` sets the logger's level anew, so that only a filter keeps it quiet.
+    logging.getLogger("NeMo-text-processing").addFilter(_is_warning)
+
+    @functools.cache
+    def grammar() -> Any:
+        logger.warning("building the grammar of text normalisation (speech.normalizer: nemo), most of a minute")
+        return normalize.Normalizer(input_case="cased", lang=language)
+
+    return lambda text: grammar().normalize(text, verbose=False, punct_pre_process=True, punct_post_process=True)
+
+
+_SEVERAL_READINGS = {"ru"}  # its grammar gives many readings of a text and chooses none
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+def _unknown_language(who: str, language: str, known: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"{who} does not know this language",
+        value=language,
+        expected=f"one of {', '.join(known)}",
+        knob="language, or speech.normalizer",
+    )
 
 
 def _num2words(language: str) -> Normalizer:
     try:
-        from num2words import num2words
+        from num2words import CONVERTER_CLASSES, num2words
     except ImportError as error:
         raise MissingDependencyError(
             "spelling numbers out needs the package num2words",
@@ -97,9 +124,7 @@ def _num2words(language: str) -> Normalizer:
     try:
         num2words(1, lang=language)
     except NotImplementedError as error:
-        raise ConfigError(
-            "num2words does not know this language", value=language, expected="speech.normalizer: none", knob="language"
-        ) from error
+        raise _unknown_language("num2words", language, sorted(CONVERTER_CLASSES)) from error
 
     def say(number: str, to: str = "cardinal") -> str:
         value = float(number) if "." in number else int(number)

@@ -25,7 +25,7 @@ from vtblender_nemo.synthesis.mixed_modal.segments import (
     split_sentences,
 )
 from vtblender_nemo.synthesis.mixed_modal.speakable import SpeakableConfig, speakable
-from vtblender_nemo.synthesis.mixed_modal.text_normalization import open_normalizer, resolve_normalizer
+from vtblender_nemo.synthesis.mixed_modal.text_normalization import open_normalizer
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, Speech, SpeechEngine, SpeechRequest
 from vtblender_nemo.synthesis.tts.blend import SpeechBlend, read_blend
 from vtblender_nemo.synthesis.work import Clip, InputRow, Made, Outcome, Refused, Work, Worker
@@ -64,7 +64,6 @@ def read_mixed_modal(values: Any, place: str = "config") -> MixedModalConfig:
         section: Any = read_config(kind, sections[name] or {}, name)
         section.check(name)
         setattr(config, name, section)
-    config.speech.normalizer = resolve_normalizer(config.speech.normalizer)
     return config
 
 
@@ -197,7 +196,7 @@ class MixedModalWorker:
             return drawn
         segments = []
         for segment in drawn:
-            spoken = self._spoken(segment, self._engines[name])
+            spoken = self._spoken(segment, turn_text(turns[segment.turn]), self._engines[name])
             if isinstance(spoken, Refused):
                 return spoken
             segments.append(spoken)
@@ -225,11 +224,11 @@ class MixedModalWorker:
             return Refused(reason, " / ".join(texts.values())[:200])
         return segments
 
-    def _spoken(self, segment: Segment, engine: SpeechEngine) -> Segment | Refused:
+    def _spoken(self, segment: Segment, turn: str, engine: SpeechEngine) -> Segment | Refused:
         """The segment with what is said; recordings are looked up by the text as it was written."""
         spoken = segment.text
         if not engine.selective:
-            result = speakable(segment.text, self._normalize, self._config.speech)
+            result = speakable(segment.text, self._normalize, self._config.speech, self._config.language, turn)
             if isinstance(result, Refused):
                 return result
             spoken = result

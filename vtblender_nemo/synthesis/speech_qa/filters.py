@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.synthesis.languages import other_language
 from vtblender_nemo.synthesis.llm.clients import LLMClient, Messages
 from vtblender_nemo.synthesis.speech_qa.replies import ANSWER_SCHEMA, parse_answer
 from vtblender_nemo.synthesis.speech_qa.word_overlap import (
@@ -186,10 +186,10 @@ class LanguageFilter(_EachAlone):
 
     def _judge_one(self, candidate: Candidate) -> Refused | None:
         text = f"{candidate.question} {candidate.answer}" if candidate.answerable else candidate.question
-        found, probability = identify_language(text)
-        if found == candidate.language or probability < self.min_probability:
+        found = other_language(text, candidate.language, self.min_probability)
+        if found is None:
             return None
-        return Refused("wrong_language", f"{found} ({probability:.2f}) for {candidate.language}: {text}")
+        return Refused("wrong_language", f"{found[0]} ({found[1]:.2f}) for {candidate.language}: {text}")
 
 
 @dataclass(frozen=True)
@@ -277,22 +277,3 @@ def _opening(answer: str, language: str) -> str | None:
     """Whether an answer begins with a yes or a no."""
     word = next(iter(words(answer, language)), "")
     return "yes" if word in _YES else "no" if word in _NO else None
-
-
-def identify_language(text: str) -> tuple[str, float]:
-    """The likeliest language of a text, an ISO 639-1 code, and its probability among all that are known.
-
-    Raises:
-        MissingDependencyError: without the package `py3langid`.
-    """
-    try:
-        import py3langid
-    except ImportError as error:
-        raise MissingDependencyError(
-            "languages are told by the package py3langid", knob='pip install "vtblender_nemo[synthesis]"'
-        ) from error
-    ranked = py3langid.rank(text)  # log probabilities up to a constant, the likeliest first
-    language, best = ranked[0]
-    # Naive Bayes takes the bytes for independent and is far too sure; the library's own calibration is the root of their number.
-    temperature = math.sqrt(len(text.encode()) or 1)
-    return str(language), 1.0 / sum(math.exp((score - best) / temperature) for _, score in ranked)
