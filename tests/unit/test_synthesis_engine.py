@@ -9,7 +9,9 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile as sf
@@ -207,6 +209,29 @@ def test_whole_shards_are_not_made_again(chats: Path, tmp_path: Path) -> None:
     run(chats, tmp_path)
     assert (kept / "manifest.jsonl").stat().st_ino == before.st_ino
     assert {path.name: path.read_bytes() for path in (tmp_path / "shard_000002").iterdir()} == lost
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [remove, cut_short])
+@pytest.mark.parametrize("name", ["audio.tar", "manifest.jsonl", "rejected.jsonl", "done.json"])
+def test_shard_that_was_damaged_is_made_again_and_no_other(
+    chats: Path, expected: dict[str, bytes], tmp_path: Path, name: str, damage: Callable[[Path], None], caplog: Any
+) -> None:
+    run(chats, tmp_path)
+    kept = (tmp_path / "shard_000000/manifest.jsonl").stat().st_ino
+    damage(tmp_path / "shard_000001" / name)
+    run(chats, tmp_path)
+    assert tree(tmp_path) == expected
+    assert (tmp_path / "shard_000000/manifest.jsonl").stat().st_ino == kept
+    if (name, damage) != ("done.json", remove):  # a shard without it was never whole
+        assert f"shard_000001 is made again: {name}" in caplog.text
 
 
 def with_fault(tmp_path: Path, fault: str) -> tuple[Path, Path]:

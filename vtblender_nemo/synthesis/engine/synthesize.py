@@ -31,6 +31,7 @@ from vtblender_nemo.synthesis.engine.writer import (
     add_empty_tars,
     join_rejected,
     read_counts,
+    remove_damaged,
     shard_pattern,
     sweep,
 )
@@ -145,6 +146,7 @@ def synthesize(
     with alone(output_dir):
         shards = _shards(rows, options.rows_per_shard)
         _claim(output_dir, work, rows, options)
+        remove_damaged(output_dir)
         sweep(output_dir)
         job = Job(work, rows, shards, output_dir, options.seed, options.batch_rows)
         rows_per_sec = _run(job, options)

@@ -1,13 +1,15 @@
 """Shards on disk: written under a temporary name, renamed when whole, and the same bytes whenever they are written again.
 
 `output_dir/shard_000000/` holds `manifest.jsonl` (rows made), `audio.tar` (their clips, FLAC of 16 bits; only where there
-are clips), `rejected.jsonl` (`{"id", "place", "reason", "detail"}`) and `done.json` (counts). Shape letter: S samples.
+are clips), `rejected.jsonl` (`{"id", "place", "reason", "detail"}`) and `done.json` (counts, and the other files' sizes in
+bytes). Shape letter: S samples.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
 import socket
@@ -25,6 +27,8 @@ import soundfile as sf
 from vtblender_nemo.common.errors import AudioError
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.synthesis.work import Clip, Made, Outcome, Refused
+
+logger = logging.getLogger(__name__)
 
 MANIFEST, AUDIO, REJECTED, DONE = "manifest.jsonl", "audio.tar", "rejected.jsonl", "done.json"
 _UNFINISHED, _TRASH = ".shard_", ".trash_"
@@ -158,6 +162,7 @@ class ShardWriter:
             "refused": dict(sorted(self._refused.items())),
             "clips": self._clips,
             "audio_secs": round(self._audio_secs, 3),
+            "files": {path.name: path.stat().st_size for path in sorted(self._unfinished.iterdir())},
         }
         write_json(counts, self._unfinished / DONE)
         for path in [*self._unfinished.iterdir(), self._unfinished]:
@@ -209,6 +214,31 @@ def read_counts(output_dir: Path, number: int) -> dict[str, Any] | None:
     """The counts of a shard that is whole; None if it is not there."""
     path = output_dir / shard_name(number) / DONE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def remove_damaged(output_dir: Path) -> None:
+    """Removes shards that were whole once and whose files are gone, or of another size than `done.json` says; tells of each.
+
+    Shards of releases that noted no sizes are kept.
+    """
+    for path in sorted(output_dir.glob(f"shard_*/{DONE}")):
+        if (damage := _damage(path.parent)) is not None:
+            logger.warning("%s is made again: %s", path.parent, damage)
+            path.parent.rename(output_dir / f"{_TRASH}{uuid.uuid4().hex}")
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        sizes = json.loads((folder / DONE).read_text(encoding="utf-8")).get("files", {})
+    except ValueError:
+        return f"{DONE} is not whole"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is gone"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, and had {size}"
+    return None
 
 
 def sweep(output_dir: Path) -> None:
