@@ -130,6 +130,38 @@ def test_failures_that_pass_are_tried_again_after_longer_and_longer_waits(clock,
         assert longest / 2 <= waited <= longest
 
 
+def test_retries_are_told_by_kind_at_once_and_then_once_a_minute(clock, caplog):
+    failures = [Response(status=429, headers={"Retry-After": "20"})] * 4 + [Response(status=500)] * 2
+    with ChatServer(scripted(*failures, "fine", Response(body="<html>"))) as server:
+        client = llm(server, max_attempts=7).open(now=clock.now, sleep=clock.sleep)
+        assert client.complete(prompts("a")) == ["fine"]
+        clock.sleep(60)
+        assert client.complete(prompts("b")) == ["echo b"]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "requests that failed and are made again: 1 (429: 1)",
+        "requests that failed and are made again: 4 (429: 4)",
+        "requests that failed and are made again: 7 (429: 4, 500: 2, no answer of the chat API: 1)",
+    ]
+
+
+def test_a_server_that_is_too_slow_is_told(clock, caplog):
+    asked = threading.Event()
+
+    def answer(request):
+        slow = not asked.is_set()
+        asked.set()
+        if slow:
+            done.wait(10)
+        return "fine"
+
+    done = threading.Event()
+    with ChatServer(answer) as server:
+        client = llm(server, timeout_secs=0.2).open(now=clock.now, sleep=clock.sleep)
+        assert client.complete(prompts("a")) == ["fine"]
+        done.set()
+    assert "made again: 1 (time-out: 1)" in caplog.text
+
+
 def test_no_server(clock):
     with ChatServer(scripted()) as server:
         pass

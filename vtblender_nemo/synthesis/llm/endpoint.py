@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ _FIRST_WAIT_SECS, _LONGEST_WAIT_SECS = 1.0, 60.0  # of the back-off, which doubl
 _BAD_PROMPT = (400, 413, 422)  # this request is wrong; the next may be right
 _TRY_AGAIN = (408, 409, 425, 429)  # and all from 500
 _OUT_OF_MONEY = "insufficient_quota"
+_TELL_SECS = 60.0  # between two words about retries
 _MOST_REFUSALS = 16
 """So many bad requests before the first good one are the settings' fault and not the prompts'."""
 
@@ -155,6 +157,29 @@ class Pace:
             self._next = max(self._next, self._now() + secs)
 
 
+class Retries:
+    """Counts failures by kind, and tells of the first at once and of more at most once a minute.
+
+    Args:
+        now: the time in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now, self._told_at = now, -math.inf
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, kind: str) -> None:
+        """A request failed so and is made again."""
+        with self._lock:
+            self._counts[kind] += 1
+            if self._now() - self._told_at < _TELL_SECS:
+                return
+            self._told_at = self._now()
+            kinds = ", ".join(f"{kind}: {count}" for kind, count in self._counts.most_common())
+            _log.warning("requests that failed and are made again: %d (%s)", self._counts.total(), kinds)
+
+
 class _Stopped(Exception):
     """Another request has failed for good."""
 
@@ -169,6 +194,7 @@ class EndpointClient:
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
         self._pace = Pace(llm.requests_per_minute, now, self._sleep)
+        self._retries = Retries(now)
         self._structured: bool | None = None  # whether the server holds answers to a schema; None: not tried yet
         self._answered, self._refused = False, 0
         self._jitter = random.Random()
@@ -240,6 +266,7 @@ class EndpointClient:
                 self._answered = True
                 return reply
             if attempt < self._llm.max_attempts:
+                self._retries.add(_kind_of(failure))
                 self._wait(attempt, asked_secs, failure)
         raise EndpointError(
             f"the endpoint failed {self._llm.max_attempts} times ({failure}); the same command goes on from here",
@@ -299,6 +326,17 @@ class EndpointClient:
                 knob="--requests-per-minute, or a later start",
             ) from failure
         self._pace.hold(asked_secs)
+
+
+def _kind_of(failure: Exception) -> str:
+    """The status of an answer, or what came in place of one."""
+    import openai
+
+    if isinstance(failure, openai.APIStatusError):
+        return str(failure.status_code)
+    if isinstance(failure, openai.APITimeoutError):
+        return "time-out"
+    return "no connection" if isinstance(failure, openai.APIConnectionError) else "no answer of the chat API"
 
 
 def _is_bad_request(reply: str | Refused) -> bool:
