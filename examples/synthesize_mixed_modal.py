@@ -15,6 +15,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 Text = Optional[str]  # noqa: UP045
 Number = Optional[int]  # noqa: UP045
 Share = Optional[float]  # noqa: UP045
+Switch = Optional[bool]  # noqa: UP045
 Texts = Optional[list[str]]  # noqa: UP045
 File = Optional[Path]  # noqa: UP045
 
@@ -22,18 +23,23 @@ FLAGS = {
     "language": "--language",
     "engines": "--tts",
     "engines[].type": "--tts",
+    "work.engines": "--tts, --recordings or engines of --config",
     "spans.variants": "--variants",
     "spans.max_spans": "--max-spans",
     "spans.whole_turn": "--whole-turn",
     "spans.turns": "--turns",
+    "filters.languages": "--only-language",
+    "filters.excluded_categories": "--exclude-category",
     "filters.prompt_tokens_under": "--prompt-tokens-under",
     "filters.answer_tokens_under": "--answer-tokens-under",
     "filters.tokenizer": "--tokenizer",
     "speech.normalizer": "--normalizer",
+    "speech.check_language": "--check-language",
+    "speech.min_language_probability": "--min-language-probability",
     "gate.model": "--asr-gate",
     "gate.max_wer": "--max-wer",
 }
-"""Flags by what they set in the configuration, for errors."""
+"""Flags by what they set in the configuration, or (`work...`) in a job's settings, for errors."""
 
 
 @app.command()
@@ -57,7 +63,9 @@ def main(
     config: Annotated[
         File, typer.Option(exists=True, dir_okay=False, help="All settings as YAML (see below); flags go before it.")
     ] = None,
-    language: Annotated[Text, typer.Option(help="Language of the chats, two letters.")] = None,
+    language: Annotated[
+        Text, typer.Option(help="Language of the chats and the voices, two letters; en if not given.")
+    ] = None,
     variants: Annotated[Number, typer.Option(help="Most rows made of one chat.")] = None,
     max_spans: Annotated[Number, typer.Option(help="Most speech segments of one user turn.")] = None,
     whole_turn: Annotated[Share, typer.Option(help="Share of turns that are spoken from end to end.")] = None,
@@ -72,7 +80,15 @@ def main(
     tokenizer: Annotated[
         Text, typer.Option(help="Counts tokens, from Hugging Face; otherwise words are counted.")
     ] = None,
-    normalizer: Annotated[Text, typer.Option(help="Writes numbers out: auto, nemo, num2words or none.")] = None,
+    normalizer: Annotated[
+        Text, typer.Option(help="Writes numbers out: num2words (if not given), nemo or none.")
+    ] = None,
+    check_language: Annotated[
+        Switch, typer.Option(help="Only what is in the voices' --language is spoken; on if not given.")
+    ] = None,
+    min_language_probability: Annotated[
+        Share, typer.Option(help="Another language is only told when as sure as this, above 0 to 1; 0.8 if not given.")
+    ] = None,
     asr_gate: Annotated[
         File, typer.Option(help="A recogniser (.nemo) that listens; what it hears wrong is refused.")
     ] = None,
@@ -111,7 +127,7 @@ def main(
       - {type: nemo, fastpitch: tts_en_fastpitch_multispeaker, hifigan: tts_en_hifitts_hifigan_ft_fastpitch, pace: [0.9, 1.1]}
     ```
     """
-    with shared.errors_told(FLAGS):
+    with shared.errors_told(FLAGS, app):
         from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
         from vtblender_nemo.synthesis.inputs import open_chats
         from vtblender_nemo.synthesis.mixed_modal.work import MixedModalWork, merge, read_mixed_modal
@@ -128,7 +144,11 @@ def main(
                 "answer_tokens_under": answer_tokens_under,
                 "tokenizer": tokenizer,
             },
-            "speech": {"normalizer": normalizer},
+            "speech": {
+                "normalizer": normalizer,
+                "check_language": check_language,
+                "min_language_probability": min_language_probability,
+            },
             "gate": {"model": asr_gate and str(asr_gate), "max_wer": max_wer},
         }
         work = MixedModalWork(read_mixed_modal(merge(_read(config), flags)), seed)

@@ -13,6 +13,18 @@ from vtblender_nemo.synthesis.engine.launchers import Launcher
 
 CONF = Path(__file__).parents[1] / "conf/prompts"
 
+FLAGS = {
+    "input": "--input, --utterances, --max-gap or --max-span",
+    "work.llm.engine": "--base-url",
+    "work.llm.extra_body": "--request-json",
+    "work.options.kinds": "--kinds",
+    **{
+        f"work.filters.{name}": f"--check-{name}"
+        for name in ("grounded", "blind", "reread", "unanswerable", "language", "length")
+    },
+}
+"""Flags by the job's settings, where their names differ, for errors."""
+
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 _ASKED, _LLM, _ENDPOINT, _LOCAL, _KEPT = "What is asked", "The LLM", "An endpoint", "A local model", "What is kept"
@@ -114,7 +126,7 @@ def main(
     min_question_words: Annotated[int, _flag(_KEPT, "Shortest question.", min=0)] = 3,
     max_question_words: Annotated[int, _flag(_KEPT, "Longest question.", min=1)] = 40,
     max_answer_words: Annotated[int, _flag(_KEPT, "Longest answer.", min=1)] = 60,
-    rows_per_shard: cli.RowsPerShard = 1000,
+    rows_per_shard: cli.RowsPerShard = 256,
     batch_rows: cli.BatchRows = 64,
     launcher: cli.Launcher = Launcher.local,
     workers: cli.Workers = 1,
@@ -148,7 +160,7 @@ def main(
     from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts, parse_kinds
     from vtblender_nemo.synthesis.speech_qa.work import QaOptions, SpeechQa, entry_of
 
-    with cli.errors_told():
+    with cli.errors_told(FLAGS, app):
         decoding = Decoding(max_new_tokens, temperature, top_p, seed)
         if base_url is None:
             from vtblender_nemo.synthesis.llm.local import LocalLLM

@@ -104,6 +104,41 @@ def test_mistake_in_a_flag_that_stands_for_a_key_names_both(capsys: pytest.Captu
         assert capsys.readouterr().err == f"error: unknown; found 'x'; expected y (change it with: {said})\n"
 
 
+@pytest.mark.parametrize(
+    ("knob", "said"),
+    [
+        ("seed, or --output-dir", "--seed (seed), or --output-dir"),
+        ("rows_per_shard, or --output-dir", "--rows-per-shard (rows_per_shard), or --output-dir"),
+        ("input.rows, or --output-dir", "--input (input.rows), or --output-dir"),
+        ("work.work, or --output-dir", "another command (work.work), or --output-dir"),
+        ("work.llm.seed, or --output-dir", "--seed (work.llm.seed), or --output-dir"),
+        ("work.tones.pitch, or --output-dir", "--tts (work.tones.pitch), or --output-dir"),
+        ("engines[0].name", "engines[0].name"),  # --name names another thing
+        ('pip install "vtblender_nemo[synthesis]"', 'pip install "vtblender_nemo[synthesis]"'),
+        ("the field id of the rows, or --input", "the field id of the rows, or --input"),
+    ],
+)
+def test_keys_are_told_with_the_flags_of_the_command(capsys: pytest.CaptureFixture[str], knob: str, said: str) -> None:
+    with pytest.raises(typer.Exit), errors_told({"work.tones": "--tts"}, app):
+        raise ConfigError("unknown", knob=knob)
+    assert capsys.readouterr().err == f"error: unknown (change it with: {said})\n"
+
+
+def test_keys_without_a_flag_are_told_to_be_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    with_config = typer.Typer()
+
+    @with_config.command()
+    def main(config: str = "") -> None: ...
+
+    for knob, said in (
+        ("engines[0].model, engines[0].speed", "engines[0].model, engines[0].speed in the file of --config"),
+        ("work.speech.scripts, or --output-dir", "speech.scripts in the file of --config, or --output-dir"),
+    ):
+        with pytest.raises(typer.Exit), errors_told(None, with_config):
+            raise ConfigError("unknown", knob=knob)
+        assert capsys.readouterr().err == f"error: unknown (change it with: {said})\n"
+
+
 def play(folder: Path, name: str, lines: str) -> None:
     """A program that stands for one of the cluster's; it notes its arguments."""
     path = folder / name

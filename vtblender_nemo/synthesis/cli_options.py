@@ -58,7 +58,13 @@ Launcher = Annotated[
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes or Ray actors; they change no output.")]
 RowsPerShard = Annotated[
-    int, typer.Option("--rows-per-shard", min=1, help="Input rows of a shard; tarred input keeps its tars.")
+    int,
+    typer.Option(
+        "--rows-per-shard",
+        min=1,
+        help="Input rows of a shard, which is what a kill costs, the replies of an endpoint among it; tarred input keeps its "
+        "tars.",
+    ),
 ]
 BatchRows = Annotated[int, typer.Option("--batch-rows", min=1, help="Rows that are worked on at once.")]
 GpusPerWorker = Annotated[
@@ -69,20 +75,56 @@ GpusPerWorker = Annotated[
 ]
 
 
+_JOB_FLAGS = {"input": "--input", "work.work": "another command"}
+_KEY = re.compile(r"[a-z]\w*(\[\d*\])?(\.[\w-]+(\[\d*\])?)*")
+
+
 @contextmanager
-def errors_told(flags: Mapping[str, str] | None = None) -> Iterator[None]:
+def errors_told(flags: Mapping[str, str] | None = None, app: typer.Typer | None = None) -> Iterator[None]:
     """Prints a user's mistake in one line and ends the command with exit code 2.
 
     Args:
-        flags: by a key of the configuration, as `spans.turns` or `engines[].type`: the flag that sets it, told beside the key.
+        flags: by a key of the configuration or of `job.json`, as `spans.turns`, `engines[].type` or `work.llm`: the flag that
+            sets it, or all that is below it; told beside the key.
+        app: the command; its other keys are told with the flag of their name, or as keys of the file of `--config`.
     """
     try:
         yield
     except VTBlenderError as error:
-        flag = (flags or {}).get(re.sub(r"\[\d+\]", "[]", error.knob or ""))
-        told = type(error)(**{**vars(error), "knob": f"{flag} ({error.knob})"}) if flag else error
+        knob = _knob(error.knob or "", {**_JOB_FLAGS, **(flags or {})}, _options(app))
+        told = type(error)(**{**vars(error), "knob": knob or None})
         typer.echo(f"error: {told}", err=True)
         raise typer.Exit(2) from error
+
+
+def _options(app: typer.Typer | None) -> frozenset[str]:
+    params = typer.main.get_command(app).params if app is not None else []
+    return frozenset(option for param in params for option in param.opts)
+
+
+def _knob(knob: str, flags: Mapping[str, str], options: frozenset[str]) -> str:
+    """What changes it, with a flag for every key that has one."""
+    parts = re.split(r"(,? or |, )", knob)
+    without_flag = None
+    for place, part in enumerate(parts):
+        if place % 2 or not _KEY.fullmatch(part):
+            continue
+        flag = _flag(re.sub(r"\[\d+\]", "[]", part), flags, options)
+        parts[place] = f"{flag} ({part})" if flag else re.sub(r"^(work|config)\.", "", part)
+        without_flag = without_flag if flag else place
+    if without_flag is not None and "--config" in options:
+        parts[without_flag] += " in the file of --config"
+    return "".join(parts)
+
+
+def _flag(key: str, flags: Mapping[str, str], options: frozenset[str]) -> str | None:
+    for above in (key, key.removeprefix("work.")):
+        while above:
+            if above in flags:
+                return flags[above]
+            above = above.rpartition(".")[0]
+    own = "--" + key.rpartition(".")[2].replace("_", "-")
+    return own if own in options and (key.startswith("work.") or "." not in key) else None
 
 
 def tell(summary: Summary, output_dir: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.synthesis.espeak import Voice, check_voice, known_accents, synthesize, version
+from vtblender_nemo.synthesis.espeak import Voice, known_accents, known_variants, synthesize, version
 from vtblender_nemo.synthesis.tts.base import EngineConfig, Speech, SpeechEngine, SpeechRequest, check_range
 from vtblender_nemo.synthesis.work import Refused
 
@@ -59,10 +59,8 @@ class EspeakEngine(SpeechEngine):
                 "espeak-ng does not speak this language", value=language, expected=f"one of {known}", knob="language"
             )
         self._accents = config.accents or (ENGLISH_ACCENTS if language == "en" else [language])
-        for accent in self._accents:
-            check_voice(Voice(accent, config.variants[0]))
-        for variant in config.variants:
-            check_voice(Voice(self._accents[0], variant))
+        _check_known("accents", self._accents, known_accents())
+        _check_known("variants", config.variants, known_variants())
         self.model = f"espeak-ng {version()}"
 
     def speak(self, requests: Sequence[SpeechRequest]) -> list[Speech | Refused]:
@@ -81,3 +79,9 @@ class EspeakEngine(SpeechEngine):
         except DataError as error:
             return Refused("not_spoken", str(error))
         return Speech(samples, f"{voice.name} {voice.rate_wpm} wpm, pitch {voice.pitch}")
+
+
+def _check_known(name: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := sorted(set(wanted) - set(known)):
+        expected = f"some of {', '.join(known)}"
+        raise ConfigError(f"espeak-ng has no such {name}", value=unknown, expected=expected, knob=f"engines[].{name}")

@@ -77,8 +77,8 @@ def _load(config: FastPitchConfig) -> tuple[Any, Any]:
         ) from error
     device = open_device(config.device, "FastPitch", "engines[].device")
     return (
-        _restore(FastPitchModel, config.fastpitch, device, "fastpitch"),
-        _restore(HifiGanModel, config.hifigan, device, "hifigan"),
+        _restore(FastPitchModel, config.fastpitch, device, "engines[].fastpitch"),
+        _restore(HifiGanModel, config.hifigan, device, "engines[].hifigan"),
     )
 
 
@@ -126,7 +126,7 @@ class FastPitch(SpeechEngine):
         wanted, found = fastpitch.cfg.get("sample_rate", self._rate), self._rate
         if wanted != found:
             raise ConfigError(
-                "the vocoder speaks at another rate", value=found, expected=f"{wanted} Hz", knob="hifigan"
+                "the vocoder speaks at another rate", value=found, expected=f"{wanted} Hz", knob="engines[].hifigan"
             )
         self._speakers = self._known_speakers()
         names = (Path(config.fastpitch).name, Path(config.hifigan).name)
@@ -138,7 +138,7 @@ class FastPitch(SpeechEngine):
         if table is None:
             if self._config.speakers is not None:
                 raise ConfigError(
-                    "the model has one speaker", value=self._config.speakers, expected="null", knob="speakers"
+                    "the model has one speaker", value=self._config.speakers, expected="null", knob="engines[].speakers"
                 )
             return [None]
         wanted = self._config.speakers or range(table.num_embeddings)
@@ -148,7 +148,7 @@ class FastPitch(SpeechEngine):
                     "the model has no such speaker",
                     value=speaker,
                     expected=f"0 to {table.num_embeddings - 1}",
-                    knob="speakers",
+                    knob="engines[].speakers",
                 )
         return wanted
 

@@ -65,7 +65,10 @@ class FliteEngine(SpeechEngine):
         for voice in config.voices:
             if voice not in known:
                 raise ConfigError(
-                    "flite has no such voice", value=voice, expected=f"one of {', '.join(known)}", knob="voices"
+                    "flite has no such voice",
+                    value=voice,
+                    expected=f"one of {', '.join(known)}",
+                    knob="engines[].voices",
                 )
         found = re.search(r"version: (?:flite-)?(\S+)", self._ask("--version"))
         self.model = f"flite {found[1] if found else 'of an unknown version'}"

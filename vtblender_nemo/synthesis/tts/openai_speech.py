@@ -63,7 +63,7 @@ class OpenAISpeechConfig(EngineConfig):
                 "numbers out of range",
                 value=[self.concurrency, self.retries, self.timeout_secs],
                 expected="at least 1, at least 0, more than 0",
-                knob=f"{place}.concurrency, retries, timeout_secs",
+                knob=f"{place}.concurrency, {place}.retries, {place}.timeout_secs",
             )
 
     def open(self, language: str) -> SpeechEngine:
@@ -123,7 +123,7 @@ class OpenAISpeech(SpeechEngine):
                     f"the speech server cannot be used ({type(error).__name__}: {error})",
                     value=str(client.base_url),
                     expected=f"a server with /audio/speech, and its key in {config.api_key_env}",
-                    knob="base_url, api_key_env",
+                    knob="engines[].base_url, engines[].api_key_env",
                 ) from error
             content = answer.content
         self._answered = True
@@ -136,7 +136,7 @@ class OpenAISpeech(SpeechEngine):
                 f"the speech server refuses every text ({error})",
                 value={"model": self._config.model, "voices": self._config.voices},
                 expected="a model, voices and speed that the server has",
-                knob="model, voices, speed",
+                knob="engines[].model, engines[].voices, engines[].speed",
             ) from error
         return Refused("not_spoken", f"{self._config.model}: {error}")
 

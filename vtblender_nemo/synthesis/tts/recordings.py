@@ -111,7 +111,7 @@ class Recordings(SpeechEngine):
                 path=config.manifests[0],
                 value=f"{len(self._rows)} rows",
                 expected=f"text, and at most {config.max_secs} s",
-                knob="manifests, or --recordings",
+                knob="engines[].manifests, or --recordings",
             )
         if usable < len(self._rows):
             logger.warning(
