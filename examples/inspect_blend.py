@@ -40,7 +40,11 @@ def main(
     samples: Annotated[int, _flag(_OUTPUT, "Conversations in the report.", min=0)] = 12,
     audio: Annotated[
         Literal["none", "header", "decode"],
-        _flag(_CHECKS, "none trusts the rows, header opens every file, decode decodes every file."),
+        _flag(
+            _CHECKS,
+            "none trusts the rows and reads no audio (of tars their members' names), header opens every file, decode "
+            "decodes every file.",
+        ),
     ] = "header",
     llm: Annotated[
         Optional[str],  # noqa: UP045
@@ -48,7 +52,7 @@ def main(
     ] = None,
     locator_tag: Annotated[
         Optional[str],  # noqa: UP045
-        _flag(_CHECKS, "Text that no row may hold; default: the training configuration's, or <unused0>."),
+        _flag(_CHECKS, "Text that no row may hold; default: the training configuration's, or `<unused0>`."),
     ] = None,
     max_rows: Annotated[
         Optional[int],  # noqa: UP045
@@ -87,16 +91,21 @@ def main(
     python examples/inspect_blend.py --input conf/vtb_tiny.yaml --llm results/tiny_world/llm --report blend.html
     ```
     """
-    from dataclasses import replace
+    from vtblender_nemo.data.typed import check_file
+    from vtblender_nemo.synthesis.cli_options import errors_told
 
-    from vtblender_nemo.common.errors import VTBlenderError
-    from vtblender_nemo.data.blend import Encoder
-    from vtblender_nemo.inspection.inspection import Options, inspect
-    from vtblender_nemo.inspection.report import summary, write_findings, write_html, write_report_json
-    from vtblender_nemo.inspection.subject import Batching, open_subject
-    from vtblender_nemo.inspection.tokens import open_format
+    with errors_told():
+        for path in input:
+            check_file(path, "--input", "file")  # before imports that take seconds
 
-    try:
+        from dataclasses import replace
+
+        from vtblender_nemo.data.blend import Encoder
+        from vtblender_nemo.inspection.inspection import Options, inspect
+        from vtblender_nemo.inspection.report import summary, write_findings, write_html, write_report_json
+        from vtblender_nemo.inspection.subject import Batching, open_subject
+        from vtblender_nemo.inspection.tokens import open_format
+
         subject = open_subject(input, override or [], Batching(batch_tokens, num_buckets))
         if seed is not None:
             subject = replace(subject, train=replace(subject.train, seed=seed))
@@ -105,13 +114,10 @@ def main(
         options = Options(audio, workers, max_rows, draws, samples if report is not None else 0)
         found = inspect(subject, encoder, options, tokens, _bars)
         typer.echo(summary(found))
-        for path, write in ((report, write_html), (json, write_report_json), (findings, write_findings)):
-            if path is not None:
-                write(found, path)
-                typer.echo(f"written: {path}")
-    except VTBlenderError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        for output, write in ((report, write_html), (json, write_report_json), (findings, write_findings)):
+            if output is not None:
+                write(found, output)
+                typer.echo(f"written: {output}")
     raise typer.Exit(1 if found.errors else 0)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -133,6 +135,35 @@ def test_mistakes_end_with_2_and_no_traceback(tmp_path):
     assert "nowhere.jsonl: file is missing" in result.stderr
 
 
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_what_is_no_file_is_told_before_anything_heavy_is_loaded(tmp_path, kind):
+    (tmp_path / "input_cfg.dev.yaml").write_text("[]")
+    path = tmp_path / "input_cfg.yaml" if kind == "missing" else tmp_path
+    code = (
+        "import sys; from typer.testing import CliRunner; from examples.inspect_blend import app\n"
+        f"print(CliRunner().invoke(app, ['--input', {str(path)!r}]).output, 'lhotse' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.rstrip().endswith("False"), done.stdout + done.stderr
+    assert "input_cfg.dev.yaml" in done.stdout
+    assert ("is missing" if kind == "missing" else "is a folder") in done.stdout
+
+
+def test_mistakes_in_one_of_several_files_name_it(tmp_path):
+    write_blend(tmp_path)
+    chats = {"type": "text_chat", "manifest_filepath": "chats.jsonl"}
+    for name, entries in (("a", [{**chats, "weight": 1}]), ("b", [{**chats, "weight": 1}, chats])):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(entries))
+    a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    result = run("--input", a, "--input", b)
+    assert result.exit_code == 2
+    assert f"(change it with: [1].weight in {b})" in result.stderr
+    (tmp_path / "b.yaml").write_text(json.dumps([{**chats, "weight": 1}]))
+    assert f"(change it with: [].name in {a}, {b})" in run("--input", a, "--input", b).stderr
+    (tmp_path / "c.yaml").write_text(json.dumps({"train_ds": {"batch_size": 2, "input_cfg": [{"type": "text_cat"}]}}))
+    assert f"data.train_ds.input_cfg[0].type in {tmp_path}/c.yaml" in run("--input", tmp_path / "c.yaml").stderr
+
+
 def test_the_same_command_finds_the_same(tmp_path):
     blend = write_blend(tmp_path)
     for name, workers in (("a", 1), ("b", 2)):
@@ -148,3 +179,4 @@ def test_the_help_shows_an_example():
     result = run("--help")
     assert result.exit_code == 0
     assert "--report blend.html" in result.output
+    assert "<unused0>" in result.output

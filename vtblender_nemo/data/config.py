@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.data.typed import mapping, plain, read_config, read_yaml
+from vtblender_nemo.data.typed import check_file, mapping, plain, read_config, read_yaml
+
+DEFAULT_LOCATOR_TAG = "<unused0>"
+"""`model.audio_locator_tag` where nothing else is known, as in `conf/base.yaml`; files of `conf/llm` may have others."""
 
 FUSIONS = ("rows", "randomized_round_robin")
 BAD_ROW = ("skip", "error")
@@ -352,8 +355,7 @@ def read_input_cfg(value: Any, place: str) -> list[dict[str, Any]]:
     value = plain(value)
     if isinstance(value, str | Path) and value != "???":  # OmegaConf's mark of a value to be set
         path = Path(value)
-        if not path.is_file():
-            raise ConfigError("file of sources is missing", path=path, knob=place)
+        check_file(path, place, "file of sources")
         value = read_yaml(path, place)
         value = value.get("input_cfg") if isinstance(value, dict) else value
         if isinstance(value, list):

@@ -94,6 +94,30 @@ def _said(hint: Any) -> str:
     return _TYPE_NAMES[hint]
 
 
+def check_file(path: Path, place: str, what: str) -> None:
+    """Sees that a YAML file is there.
+
+    Args:
+        path: the file.
+        place: the key or flag that names it, for errors.
+        what: the file is said to be.
+
+    Raises:
+        ConfigError: it is missing or a folder; files of sources in the same folder are named.
+    """
+    if path.is_file():
+        return
+    folder = path if path.is_dir() else path.parent
+    others = ", ".join(sorted(other.name for other in folder.glob("input_cfg*.yaml")))
+    where = "in it" if path.is_dir() else "beside it"
+    raise ConfigError(
+        "this is a folder" if path.is_dir() else f"{what} is missing",
+        path=path,
+        expected=f"a file; {where}: {others}" if others else "a YAML file" if path.is_dir() else None,
+        knob=place,
+    )
+
+
 def read_yaml(path: Path, knob: str) -> Any:
     """What a YAML file holds.
 

@@ -89,7 +89,8 @@ class Checker:
 
     Attributes:
         encoder: token counts and lengths.
-        audio: `none` trusts the rows, `header` opens every file and holds the row to its rate and length, `decode` decodes.
+        audio: `none` reads no audio and trusts the rows, `header` opens every file and holds the row to its rate and length,
+            `decode` decodes. Tars are gone through for their members whatever it is.
         seed: of the wordings.
     """
 

@@ -31,7 +31,7 @@ from vtblender_nemo.inspection.statistics import (
     problems,
     shares,
 )
-from vtblender_nemo.inspection.subject import Subject, open_parts
+from vtblender_nemo.inspection.subject import Subject, naming_files, open_parts
 
 Progress = Callable[[str, int], Callable[[int], object]]
 """Told a stage's name and its number of rows; what it returns is told the rows done since the last call."""
@@ -132,8 +132,9 @@ def inspect(subject: Subject, encoder: Encoder, options: Options, tokens: str, p
     Raises:
         ConfigError: sources that cannot be opened.
     """
-    planner = make_planner(subject.train, encoder)
-    parts = open_parts(subject, planner, encoder.sampling_rate)
+    with naming_files(subject.files):
+        planner = make_planner(subject.train, encoder)
+        parts = open_parts(subject, planner, encoder.sampling_rate)
     rows = sum(min(len(part.source), options.max_rows or len(part.source)) for part in parts)
     checker = Checker(encoder, options.audio, subject.train.seed)
     scans = scan(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.blend import Limits, read_sources
 from vtblender_nemo.data.buckets import BucketPlanner, Planner, RoundRobinPlanner
-from vtblender_nemo.data.config import TrainConfig, ValidationConfig, read_input_cfg
-from vtblender_nemo.data.typed import mapping, read_config, read_yaml
+from vtblender_nemo.data.config import DEFAULT_LOCATOR_TAG, TrainConfig, ValidationConfig, read_input_cfg
+from vtblender_nemo.data.typed import check_file, mapping, read_config, read_yaml
 from vtblender_nemo.inspection.scan import Part
 
-DEFAULT_LOCATOR_TAG = "<unused0>"
+_SOURCES = re.compile(r"data\.train_ds\.input_cfg(?:\[(?P<number>\d+)\])?(?P<rest>.*)")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Subject:
     Attributes:
         name: the files that it was read from.
         train: how it would be trained on.
+        files: see `naming_files`.
         validation: its validation sets, or None.
         batches_assumed: the micro-batches' bounds are this command's, not the user's.
         locator_tag: the text that stands for an audio in the LLM's vocabulary.
@@ -35,6 +38,7 @@ class Subject:
 
     name: str
     train: TrainConfig
+    files: Mapping[Path, int | None] = field(default_factory=dict)
     validation: ValidationConfig | None = None
     batches_assumed: bool = False
     locator_tag: str = DEFAULT_LOCATOR_TAG
@@ -64,8 +68,7 @@ def open_subject(paths: Sequence[Path], overrides: Sequence[str] = (), batching:
         ConfigError: files that are missing, are neither, or do not go together.
     """
     for path in paths:
-        if not path.is_file():
-            raise ConfigError("file is missing", path=path, knob="--input")
+        check_file(path, "--input", "file")
     contents = [read_yaml(path, "--input") for path in paths]
     trainings = [path for path, content in zip(paths, contents, strict=True) if _is_training(content)]
     if trainings and len(paths) > 1:
@@ -73,10 +76,12 @@ def open_subject(paths: Sequence[Path], overrides: Sequence[str] = (), batching:
             "a training configuration stands alone", path=trainings[0], expected="one --input", knob="--input"
         )
     if trainings:
-        return _training(paths[0], contents[0], overrides)
+        with naming_files({paths[0]: None}):
+            return _training(paths[0], contents[0], overrides)
     if overrides:
         raise ConfigError("a list of sources has no keys to set", value=list(overrides), knob="--set")
-    entries = [entry for path in paths for entry in read_input_cfg(path, "--input")]
+    lists = {path: read_input_cfg(path, "--input") for path in paths}
+    entries = [entry for path in paths for entry in lists[path]]
     train = TrainConfig(
         input_cfg=entries,
         batch_tokens=batching.batch_tokens,
@@ -85,7 +90,36 @@ def open_subject(paths: Sequence[Path], overrides: Sequence[str] = (), batching:
         max_tokens=batching.max_tokens,
     )
     train.check("--input")
-    return Subject(", ".join(map(str, paths)), train, batches_assumed=True)
+    files = {path: len(own) for path, own in lists.items()}
+    return Subject(", ".join(map(str, paths)), train, files, batches_assumed=True)
+
+
+@contextmanager
+def naming_files(files: Mapping[Path, int | None]) -> Iterator[None]:
+    """Has errors about what stands in files name the file that the user gave, and a source's number in it.
+
+    Args:
+        files: those that were given, with the number of sources that each lists; None for a training configuration.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if error.knob is None or error.knob.startswith("--") or not files:
+            raise
+        raise type(error)(**{**vars(error), "knob": _in_file(error.knob, files)}) from error
+
+
+def _in_file(knob: str, files: Mapping[Path, int | None]) -> str:
+    """A key of the blend as a key of the file that has it, or of all files if it is no single source's."""
+    found = None if None in files.values() else _SOURCES.fullmatch(knob)
+    if found is not None and found["number"]:
+        number = int(found["number"])
+        for path, count in files.items():
+            if number < (count or 0):
+                return f"[{number}]{found['rest']} in {path}"
+            number -= count or 0
+    own = knob if found is None else found["rest"].removeprefix(".")
+    return f"{own} in {', '.join(map(str, files))}".strip()
 
 
 def open_parts(subject: Subject, planner: Planner, sampling_rate: int) -> list[Part]:
@@ -139,6 +173,7 @@ def _training(path: Path, content: dict[str, Any], overrides: Sequence[str]) -> 
     return Subject(
         str(path),
         train,
+        {path: None},
         validation,
         locator_tag=model.get("audio_locator_tag") or DEFAULT_LOCATOR_TAG,
         extra_frames=int(bool(perception.get("separator"))),
