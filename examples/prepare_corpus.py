@@ -53,6 +53,13 @@ def main(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="asr, ast or sqa: what the entries teach; by default all that the corpus can."),
     ] = None,
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Of the source in a blend, where no other may have it; the output folder's if not given. Of a corpus of "
+            "speech: what the names of its sources begin with; the corpus's if not given."
+        ),
+    ] = None,
     launcher: Launcher = LauncherKind.local,
     workers: Annotated[int, typer.Option(min=1, help="Processes or Ray actors; they change no output.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the order of the rows.")] = 0,
@@ -82,7 +89,7 @@ def main(
     from vtblender_nemo.corpora.prepare import Options
     from vtblender_nemo.synthesis.cli_options import errors_told
 
-    options = Options(format, _names(splits), _names(languages), _names(tasks), seed, limit, rows_per_shard)
+    options = Options(format, _names(splits), _names(languages), _names(tasks), seed, limit, rows_per_shard, name=name)
     with errors_told():
         if corpus == _CHATS:
             _prepare_chats(input, output_dir, options, workers, launcher)
@@ -96,6 +103,7 @@ def _prepare_speech(
     from vtblender_nemo.common.errors import ConfigError
     from vtblender_nemo.corpora.prepare import prepare
     from vtblender_nemo.corpora.registry import known_corpora
+    from vtblender_nemo.corpora.report import TRAINING
     from vtblender_nemo.corpora.shards import MAX_SECS
 
     if corpus not in known_corpora():
@@ -114,6 +122,8 @@ def _prepare_speech(
             f"and would be left out of training; take them with data.train_ds.max_duration={math.ceil(report.longest_secs)}",
             err=True,
         )
+    if report.configs and output_dir / TRAINING not in report.configs:
+        typer.echo(f"  no training split was prepared, so there is no {TRAINING}", err=True)
     for config in report.configs:
         typer.echo(f"  entries of input_cfg: {config}", err=True)
     raise typer.Exit(0 if report.rows else 1)
@@ -130,7 +140,9 @@ def _prepare_chats(inputs: list[str], output_dir: Path, options: Options, worker
             raise ConfigError("chats have none of these", value=getattr(options, flag), knob=f"--{flag}")
     if options.format == Format.shar:
         raise ConfigError("chats have no audio", value=options.format.value, expected="JSONL alone", knob="--format")
-    how = SynthesisOptions(options.seed, options.rows_per_shard, batch_rows=256, workers=workers, launcher=launcher)
+    how = SynthesisOptions(
+        options.seed, options.rows_per_shard, batch_rows=256, workers=workers, launcher=launcher, name=options.name
+    )
     tell(prepare_chats(inputs, output_dir, how, limit=options.limit), output_dir)
 
 

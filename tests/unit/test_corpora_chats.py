@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from tests.helpers.corpora import files_of, read_back, rejected
 from tests.helpers.corpus import write_jsonl
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.corpora.chats import prepare_chats
+from vtblender_nemo.data.config import DEFAULT_LOCATOR_TAG
 from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions
 
 OPTIONS = SynthesisOptions(rows_per_shard=2)
@@ -59,6 +61,7 @@ def test_a_folder_that_datasets_saved(tmp_path):
         ([turn("user", "hi"), turn("user", "hi?"), turn("assistant", "hello")], "bad_chat"),
         ([turn("user", " "), turn("assistant", "hello")], "bad_chat"),
         ([turn("teacher", "hi"), turn("assistant", "hello")], "bad_row"),
+        ([turn("user", "what is <unused0>?"), turn("assistant", "hello")], "locator_tag_in_text"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(tmp_path, messages, reason):
@@ -68,6 +71,11 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path, messages, reason):
     assert summary.refused_by_reason == {reason: 1}
     assert said(tmp_path / "out") == {"good": "hello"}
     assert list(rejected(tmp_path / "out").values()) == [reason]
+
+
+def test_the_tag_that_is_refused_is_the_default_of_training():
+    base = yaml.safe_load((Path(__file__).parents[2] / "conf/base.yaml").read_text())
+    assert base["model"]["audio_locator_tag"] == DEFAULT_LOCATOR_TAG
 
 
 def test_a_last_question_without_an_answer_is_left_out(tmp_path):

@@ -24,7 +24,7 @@ from tests.helpers.corpora import (
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.corpora import prepare as job
 from vtblender_nemo.corpora.prepare import Options, prepare
-from vtblender_nemo.corpora.shards import Format
+from vtblender_nemo.corpora.shards import FILES, Format
 from vtblender_nemo.synthesis.engine.crew import WorkersLostError
 
 BOTH = pytest.mark.parametrize("format", list(Format))
@@ -129,6 +129,42 @@ def test_a_killed_job_goes_on(tmp_path, monkeypatch, format):
     prepare("librispeech", tmp_path / "corpus", tmp_path / "out", options)
     assert len(made) == 6
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+@BOTH
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_file_of_a_finished_shard_is_made_again(tmp_path, caplog, format, lost):
+    librispeech(tmp_path / "corpus", rows=4)
+    options = Options(format=format, rows_per_shard=2)
+    prepare("librispeech", tmp_path / "corpus", tmp_path / "out", options)
+    whole = files_of(tmp_path / "out")
+    name = FILES[format][lost].format(number=1)
+    (tmp_path / "out/en/train-clean-5" / name).unlink()
+    prepare("librispeech", tmp_path / "corpus", tmp_path / "out", options)
+    assert files_of(tmp_path / "out") == whole
+    assert f"{name} is missing and will be made again" in caplog.text
+
+
+def test_a_file_of_another_size_is_told_and_left(tmp_path, caplog):
+    librispeech(tmp_path / "corpus")
+    prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options())
+    manifest = tmp_path / "out/en/train-clean-5/manifest_000000.jsonl"
+    manifest.write_text("edited")
+    prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options())
+    assert manifest.read_text() == "edited"
+    assert "manifest_000000.jsonl has 6 bytes" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_lists_that_have_changed_since_are_told(tmp_path, caplog, change):
+    librispeech(tmp_path / "corpus", parts=["train-clean-5"])
+    prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options())
+    listing = tmp_path / "corpus/train-clean-5/100/7/100-7.trans.txt"
+    prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options())
+    assert not caplog.text
+    listing.write_text("100-7-0000 OTHER") if change == "edited" else listing.unlink()
+    assert prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options()).rows == 3
+    assert f"{listing} has changed since this job read it" in caplog.text
 
 
 def test_a_worker_that_is_killed_from_outside_is_told(tmp_path, monkeypatch):

@@ -62,6 +62,25 @@ def test_bad_lines_are_refused_and_cost_nothing_else(tmp_path):
     }
 
 
+def test_audio_that_no_list_has_is_counted(tmp_path):
+    librispeech(tmp_path, parts=["dev-clean", "train-a", "train-b"], rows=2)
+    (tmp_path / "dev-clean/100/7/100-7.trans.txt").write_text("")
+    (tmp_path / "train-a/101/7/101-7.trans.txt").unlink()
+    lines = (tmp_path / "train-b/102/7/102-7.trans.txt").read_text().splitlines()
+    write_lines(tmp_path / "train-b/102/7/102-7.trans.txt", lines[:1])
+    taken, refused = found_of(LibriSpeech().read(selection(tmp_path)))
+    assert sorted(taken) == ["102-7-0000"]
+    lost = ["100-7-0000", "100-7-0001", "101-7-0000", "101-7-0001", "102-7-0001"]
+    assert refused == dict.fromkeys(lost, "audio_without_transcript")
+
+
+@pytest.mark.parametrize("below", ["dev-clean-2", "dev-clean-2/101", "dev-clean-2/101/7"])
+def test_a_folder_inside_a_split_is_refused_with_the_right_one(tmp_path, below):
+    librispeech(tmp_path)
+    with pytest.raises(ConfigError, match=rf"is a split.*give the folder above.*{tmp_path} .*--input"):
+        list(LibriSpeech().read(selection(tmp_path / below)))
+
+
 def test_splits_and_limit(tmp_path):
     librispeech(tmp_path)
     taken, _ = found_of(LibriSpeech().read(selection(tmp_path, splits=("dev-clean-2",), limit=2)))
@@ -116,14 +135,19 @@ def test_mls_with_one_split(tmp_path, name, end):
         ],
     )
     how = {} if end == "flac" else {"format": "OGG", "subtype": "OPUS"}
-    for id in ("10_20_000000", "11_30_000000", "12_40_000000"):
+    for id in ("10_20_000000", "11_30_000000", "12_40_000000", "12_50_000000"):
         speaker, book, _ = id.split("_")
         write_audio(split / "audio" / speaker / book / f"{id}.{end}", tone(0.3), **how)
     taken, refused = found_of(Mls().read(selection(tmp_path, languages=("german",))))
-    assert refused == {"10_20_000001": "audio_missing", "11_30_000000": "empty_transcript"}
+    assert refused == {
+        "10_20_000001": "audio_missing",
+        "11_30_000000": "empty_transcript",
+        "12_50_000000": "audio_without_transcript",
+    }
     row = taken["10_20_000000"]
     assert (row.text, row.subset) == ("guten morgen", "de/dev")
     assert row.fields == {"source_lang": "de", "speaker": "10", "gender": "M"}
+    assert "12_50_000000" not in taken
     assert taken["12_40_000000"].fields == {"source_lang": "de", "speaker": "12"}  # who is not in metainfo.txt
 
 
@@ -175,10 +199,10 @@ def test_fleurs_in_both_layouts(tmp_path, layout):
     )
     broken = "\t".join(["3", "c.wav", "nur drei"])
     write_lines(table, [fleurs_line(1, "a.wav", "guten tag"), fleurs_line(2, "b.wav", ""), broken])
-    for number, file in enumerate("ab"):
+    for number, file in enumerate("abcd"):
         write_audio(audio / f"{file}.wav", noise(number, 0.5))
     taken, refused = found_of(Fleurs().read(selection(tmp_path, languages=("cmn",))))
-    assert refused == {f"{name}-3": "bad_line", "b": "empty_transcript"}
+    assert refused == {f"{name}-3": "bad_line", "b": "empty_transcript", "d": "audio_without_transcript"}
     assert (taken["a"].text, taken["a"].subset, taken["a"].audio) == ("guten tag", "zh/train", (str(audio / "a.wav"),))
     assert taken["a"].fields["raw_text"] == "Guten Tag."
 

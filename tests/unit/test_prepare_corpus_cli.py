@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from tests.helpers.corpora import files_of, librispeech, noise, read_back, write_audio, write_lines
 from tests.helpers.corpus import write_jsonl
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.synthesis.inputs import open_speech
 
 SCRIPT = Path(__file__).parents[2] / "examples/prepare_corpus.py"
 
@@ -85,6 +89,57 @@ def test_what_training_would_leave_out_is_told_with_its_knob(tmp_path):
     assert "data.train_ds.max_duration=61" in done.output
 
 
+def chats_file(folder: Path) -> Path:
+    return write_jsonl(folder / "c.jsonl", [{"id": "a", "instruction": "say", "response": "yes"}])
+
+
+@pytest.mark.parametrize("tidied", [False, True])
+def test_chats_do_not_replace_a_corpus_nor_a_corpus_chats(tmp_path, tidied):
+    librispeech(tmp_path / "corpus", rows=1)
+    chats = ["--corpus", "chats", "--input", chats_file(tmp_path)]
+    for number, (first, second) in enumerate([(flags_of(tmp_path), chats), (chats, flags_of(tmp_path))]):
+        output = tmp_path / f"out{number}"
+        assert run(*first, "--output-dir", output).exit_code == 0
+        if tidied:
+            (output / "job.json").unlink()
+            shutil.rmtree(output / "work", ignore_errors=True)
+        before = files_of(output)
+        refused = run(*second, "--output-dir", output)
+        assert refused.exit_code == 2
+        assert "folder holds another job" in refused.output
+        assert "--output-dir" in refused.output
+        assert files_of(output) == before
+
+
+def test_no_training_split_is_told_with_the_files_that_there_are(tmp_path):
+    librispeech(tmp_path / "corpus", parts=["dev-clean"])
+    done = run(*flags_of(tmp_path), "--output-dir", tmp_path / "out")
+    assert done.exit_code == 0
+    assert "no training split was prepared, so there is no input_cfg.yaml" in done.output
+    assert f"entries of input_cfg: {tmp_path}/out/input_cfg.dev-clean.yaml" in done.output
+    with pytest.raises(
+        ConfigError, match=r"input_cfg.yaml: file of sources is missing.*beside it: input_cfg.dev-clean"
+    ):
+        open_speech([tmp_path / "out/input_cfg.yaml"])
+
+
+def test_names_of_sources_may_be_chosen_and_changed(tmp_path):
+    librispeech(tmp_path / "corpus", rows=1)
+    speech = [*flags_of(tmp_path), "--output-dir", tmp_path / "speech"]
+    chats = ["--corpus", "chats", "--input", chats_file(tmp_path), "--output-dir", tmp_path / "text"]
+    for flags, usual, named in (
+        (speech, "librispeech_en_train-clean-5_asr", "books_en_train-clean-5_asr"),
+        (chats, "text", "books"),
+    ):
+        for name, expected in (([], usual), (["--name", "books"], named)):
+            assert run(*flags, *name).exit_code == 0
+            (entry,) = yaml.safe_load((flags[-1] / "input_cfg.yaml").read_text())
+            assert entry["name"] == expected
+        refused = run(*flags, "--name", "")
+        assert refused.exit_code == 2
+        assert "source without a name" in refused.output
+
+
 def test_nothing_made_of_chats_is_exit_code_1(tmp_path):
     path = write_jsonl(tmp_path / "c.jsonl", [{"id": "a", "messages": [{"role": "user", "content": "hi"}]}])
     assert run("--corpus", "chats", "--input", path, "--output-dir", tmp_path / "out").exit_code == 1
@@ -127,7 +182,7 @@ def flags_of(folder: Path) -> list[str]:
     return ["--corpus", "librispeech", "--input", str(folder / "corpus"), "--rows-per-shard", "1"]
 
 
-# Files get their names one by one: job, refused, listing, then rows, audio and counts of every shard, then the report.
+# Files get their names one by one: job, refused, lists, listing, then rows, audio and counts of every shard, then the report.
 @pytest.mark.parametrize("renamed", [3, 8, 16])
 def test_a_process_that_was_killed_is_continued(tmp_path, whole, renamed):
     """SIGKILL just before a file gets its name; the second run gives what an undisturbed one gives."""
@@ -137,7 +192,7 @@ def test_a_process_that_was_killed_is_continued(tmp_path, whole, renamed):
     killed = subprocess.run(command, capture_output=True, env=environment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("work/done/*/*/*.json")}
-    assert len(done) == min(max(renamed - 3, 0) // 3, 4)
+    assert len(done) == min(max(renamed - 4, 0) // 3, 4)
     assert run(*flags).exit_code == 0
     assert all(path.stat().st_mtime_ns == nanoseconds for path, nanoseconds in done.items())
     assert files_of(tmp_path / "out") == files_of(whole / "out")

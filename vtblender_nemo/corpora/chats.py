@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.conversation import check_turns, from_messages
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.common.files import write_text
-from vtblender_nemo.synthesis.engine.synthesize import Summary, SynthesisOptions, synthesize
+from vtblender_nemo.common.job_folder import JOB
+from vtblender_nemo.data.config import DEFAULT_LOCATOR_TAG
+from vtblender_nemo.synthesis.engine.synthesize import SUMMARY, Summary, SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import InputRows, open_chats
 from vtblender_nemo.synthesis.work import InputRow, Made, Outcome, Refused, Work, Worker
 
@@ -24,11 +26,12 @@ _LICENCE = (
 class ChatRowsWork(Work):
     """Takes chats as they are and refuses what cannot be learned from: empty turns, wrong order, a question without an answer.
 
-    A chat that ends with a question is taken without it, which is counted as `last_question_unanswered`.
+    A chat that ends with a question is taken without it, which is counted as `last_question_unanswered`. One that holds
+    the default locator tag is refused; other LLMs have other tags, which `inspect_blend` finds.
     """
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "text_chats"}
+        return {"kind": "text_chats", "locator_tag": DEFAULT_LOCATOR_TAG}
 
     def open(self) -> Worker:
         return _take
@@ -50,6 +53,9 @@ def _outcomes(row: InputRow) -> list[Outcome]:
         check_turns(from_messages(messages, id=row.id).turns, answered=True)
     except DataError as error:
         return [Refused("bad_chat", str(error))]
+    tagged = next((message["content"] for message in messages if DEFAULT_LOCATOR_TAG in message["content"]), None)
+    if tagged is not None:
+        return [Refused("locator_tag_in_text", tagged)]
     left_out = [Refused("last_question_unanswered", "\n".join(unanswered))] if unanswered else []
     return [Made({**row.data, "id": row.id, "messages": messages}), *left_out]
 
@@ -89,8 +95,8 @@ def prepare_chats(
         inputs: JSONL, parquet, folders of them or that `datasets` saved, or `owner/name:split` of the Hugging Face hub; rows
             hold `messages`, ShareGPT's `conversations`, or `instruction` and `response`.
         output_dir: gets `shard_000000/manifest.jsonl`, `input_cfg.yaml`, `LICENCE.txt`, `rejected.jsonl` and
-            `summary.json`; its name becomes the source's.
-        options: seed, rows of a shard, workers.
+            `summary.json`.
+        options: seed, rows of a shard, workers, the source's name.
         limit: most rows that are taken, from the first on.
 
     Raises:
@@ -99,10 +105,24 @@ def prepare_chats(
     """
     if limit is not None and limit < 1:
         raise ConfigError("number out of range", value=limit, expected=">= 1", knob="--limit")
+    _check_no_corpus(output_dir)
     rows = open_chats(inputs)
-    named = replace(
-        options, entry={"name": Path(output_dir).resolve().name, **options.entry}
-    )  # sources need names to differ
-    summary = synthesize(ChatRowsWork(), rows if limit is None else _First(rows, limit), output_dir, named)
+    summary = synthesize(ChatRowsWork(), rows if limit is None else _First(rows, limit), output_dir, options)
     write_text(_LICENCE.format(sources=", ".join(map(str, inputs))), output_dir / "LICENCE.txt")
     return summary
+
+
+def _check_no_corpus(folder: Path) -> None:
+    """
+    Raises:
+        ConfigError: the folder holds a corpus of speech, whose shards the engine does not know as such.
+    """
+    for path in (folder / JOB, folder / SUMMARY):
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if "corpus" in before:
+            raise ConfigError(
+                f"the folder holds another job, of the corpus {before['corpus']}",
+                path=path,
+                expected="an empty folder, or one of these chats",
+                knob="--output-dir",
+            )

@@ -11,22 +11,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from vtblender_nemo.common.errors import DataError
+from vtblender_nemo.common.files import write_json
 from vtblender_nemo.corpora.registry import Task
 from vtblender_nemo.corpora.shards import Shard
 from vtblender_nemo.corpora.utterance import Found, Refusal, Utterance
 from vtblender_nemo.data.rows import LineFile
 from vtblender_nemo.synthesis.engine.writer import json_line
 
-LISTING, REFUSED, DONE = "listing.jsonl", "refused.jsonl", "done"
+LISTING, REFUSED, DONE, LISTS = "listing.jsonl", "refused.jsonl", "done", "lists.json"
 
 
 def write_listing(found: Found, tasks: Sequence[Task], folder: Path) -> None:
-    """Writes `listing.jsonl` and, before it, `refused.jsonl`; what stands there already is replaced.
+    """Writes `listing.jsonl` and, before it, `refused.jsonl` and `lists.json`; what stands there already is replaced.
 
     Args:
         found: what a corpus gives.
         tasks: what rows have to have a text for.
-        folder: where the two files go.
+        folder: where the files go.
 
     Raises:
         DataError: not one utterance was found.
@@ -34,9 +35,13 @@ def write_listing(found: Found, tasks: Sequence[Task], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     known: set[bytes] = set()
     reasons: Counter[str] = Counter()
+    lists: dict[str, list[int] | None] = {}
     unfinished = [folder / f".{name}.{os.getpid()}" for name in (LISTING, REFUSED)]
     with unfinished[0].open("wb") as rows, unfinished[1].open("wb") as refused:
         for item in found:
+            path, _, line = item.place.rpartition(":")
+            if line and path not in lists:
+                lists[path] = _stamp(path)
             checked = item if isinstance(item, Refusal) else _checked(item, tasks, known)
             file = refused if isinstance(checked, Refusal) else rows
             reasons.update([checked.reason] if isinstance(checked, Refusal) else [])
@@ -51,7 +56,28 @@ def write_listing(found: Found, tasks: Sequence[Task], folder: Path) -> None:
             expected="the corpus as it is unpacked (conf/data/CORPORA.md); every line's reason stands in this file",
             knob="--input",
         )
+    write_json({path: stamp for path, stamp in lists.items() if stamp is not None}, folder / LISTS)
     unfinished[0].replace(folder / LISTING)
+
+
+def changed_lists(folder: Path) -> list[str]:
+    """The corpus's own lists that were changed or removed since the listing was made of them.
+
+    Args:
+        folder: of the listing.
+    """
+    path = folder / LISTS
+    stamps = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [name for name, stamp in stamps.items() if _stamp(name) != stamp]
+
+
+def _stamp(path: str) -> list[int] | None:
+    """Size and time of change (ns) of a file; None if there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _checked(utterance: Utterance, tasks: Sequence[Task], known: set[bytes]) -> Utterance | Refusal:

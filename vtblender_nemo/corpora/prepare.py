@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -12,12 +13,14 @@ from vtblender_nemo.common.errors import ConfigError, VTBlenderError
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.common.job_folder import JOB, alone, is_begun
 from vtblender_nemo.common.progress import progress_bar
-from vtblender_nemo.corpora.listing import LISTING, REFUSED, plan_shards, write_listing
+from vtblender_nemo.corpora.listing import LISTING, REFUSED, changed_lists, plan_shards, write_listing
 from vtblender_nemo.corpora.registry import Corpus, Task, corpus_of
-from vtblender_nemo.corpora.report import Report, write_report
-from vtblender_nemo.corpora.shards import Format, Shard, make_shard
+from vtblender_nemo.corpora.report import SUMMARY, Report, write_report
+from vtblender_nemo.corpora.shards import Format, Shard, is_whole, make_shard
 from vtblender_nemo.corpora.utterance import Selection
 from vtblender_nemo.synthesis.engine.launchers import Launcher, launch
+
+logger = logging.getLogger(__name__)
 
 WORK = "work"
 
@@ -35,6 +38,7 @@ class Options:
         limit: most lines of every language and split.
         rows_per_shard: rows of one shard, which is what is done again after a kill.
         sampling_rate: Hz of the audio that is written.
+        name: what the sources' names in a blend begin with; None takes the corpus's. It may change when a job goes on.
     """
 
     format: Format = Format.tarred
@@ -45,12 +49,15 @@ class Options:
     limit: int | None = None
     rows_per_shard: int = 1000
     sampling_rate: int = 16_000
+    name: str | None = None
 
     def check(self) -> None:
         """
         Raises:
-            ConfigError: a number out of range.
+            ConfigError: a number out of range, or an empty name.
         """
+        if self.name == "":
+            raise ConfigError("source without a name", value=self.name, expected="some letters", knob="--name")
         for name, least in (("limit", 1), ("rows_per_shard", 1), ("sampling_rate", 8000)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -94,12 +101,25 @@ def prepare(
     with alone(output_dir):
         _sweep(output_dir)
         settings = {"corpus": name, "input": str(folder.resolve()), **asdict(options)}
+        settings.pop("name")  # no shard holds it
         if not is_begun(output_dir, settings):
+            _check_empty(output_dir)
             write_json(settings, output_dir / JOB)
         shards = _planned(corpus, tasks, folder, output_dir, options, workers)
         _run(shards, (output_dir / WORK / LISTING, options.format, options.sampling_rate), workers, launcher)
         _sweep(output_dir)
-        return write_report(corpus, tasks, options.format, shards, output_dir / WORK / REFUSED, output_dir)
+        refused, sources = output_dir / WORK / REFUSED, options.name or corpus.name
+        return write_report(corpus, tasks, options.format, shards, refused, output_dir, sources)
+
+
+def _check_empty(output_dir: Path) -> None:
+    """
+    Raises:
+        ConfigError: a finished job's files stand in the folder, of which its `job.json` was removed.
+    """
+    path = output_dir / SUMMARY
+    if path.is_file():
+        raise ConfigError("the folder holds another job", path=path, expected="an empty folder", knob="--output-dir")
 
 
 def _planned(
@@ -114,6 +134,13 @@ def _planned(
         except VTBlenderError:  # a mistake in the command, which may be given again in other words
             (output_dir / JOB).unlink()
             raise
+    elif changed := changed_lists(work):
+        logger.warning(
+            "%s has changed since this job read it%s; it goes on with what it found then: give another --output-dir to take "
+            "the corpus as it is now",
+            changed[0],
+            f", and {len(changed) - 1} more of the corpus's lists" if len(changed) > 1 else "",
+        )
     return plan_shards(work, output_dir, options.seed, options.rows_per_shard)
 
 
@@ -155,8 +182,8 @@ class _Shards:
 
 
 def _run(shards: Sequence[Shard], what: tuple[Path, Format, int], workers: int, launcher: Launcher) -> None:
-    """Makes the shards that are not done yet."""
-    todo = [number for number, shard in enumerate(shards) if not shard.done.is_file()]
+    """Makes the shards that are not done yet, or whose files were lost."""
+    todo = [number for number, shard in enumerate(shards) if not is_whole(shard, what[1])]
     if not todo:
         return
     total, left = (sum(len(shard.lines) for shard in some) for some in (shards, [shards[number] for number in todo]))

@@ -6,12 +6,12 @@ import csv
 import io
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtblender_nemo.common.errors import DataError
+from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.corpora.utterance import (
     Found,
     Refusal,
@@ -117,12 +117,16 @@ class LibriSpeech(Recipe):
     def lines(self, selection: Selection) -> Iterator[Line | Refusal]:
         root = existing_folder(selection.folder)
         root = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
-        there = sorted(path.name for path in root.iterdir() if path.is_dir() and next(path.rglob("*.trans.txt"), None))
+        _check_above_splits(root)
+        there = sorted(path.name for path in root.iterdir() if path.is_dir() and _is_part(path))
         for part in chosen(selection.splits, there, what="splits", folder=root):
+            listed: set[str] = set()
             for listing in sorted((root / part).rglob("*.trans.txt")):
                 for number, raw in numbered_lines(listing):
                     key, _, text = raw.strip().partition(" ")
+                    listed.add(key)
                     yield Line(key, listing.with_name(f"{key}.flac"), text, part, "en", f"{listing}:{number}", raw)
+            yield from unlisted(root / part, "*/*/*.flac", listed)
 
     def supervisions(self, lines: Sequence[Line], view: Path, workers: int) -> Supervisions:
         from lhotse.recipes import prepare_librispeech
@@ -133,6 +137,23 @@ class LibriSpeech(Recipe):
         for line in lines:
             link(line.audio, view / line.split / Path(line.key.replace("-", "/")).parent / line.audio.name)
         return by_key(prepare_librispeech(view, dataset_parts=parts, normalize_text="lower", num_jobs=workers))
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether a folder holds lists, or recordings whose lists are missing."""
+    return next(folder.rglob("*.trans.txt"), None) is not None or next(folder.glob("*/*/*.flac"), None) is not None
+
+
+def _check_above_splits(root: Path) -> None:
+    """
+    Raises:
+        ConfigError: the folder is a split or lies in one, so that its speakers or chapters would be taken for splits.
+    """
+    for above, pattern in enumerate(("*/*/*.trans.txt", "*/*.trans.txt", "*.trans.txt")):
+        if next(root.glob(pattern), None) is not None:
+            what = "this is a split" if above == 0 else "this lies in what is a split"
+            right = root.resolve().parents[above]
+            raise ConfigError(f"{what}; give the folder above", path=root, expected=str(right), knob="--input")
 
 
 class CommonVoice(Recipe):
@@ -168,6 +189,12 @@ class CommonVoice(Recipe):
             write_lines(view / language / f"{split}.tsv", map("\t".join, [self._columns, *rows]))
         manifests = prepare_commonvoice(view, view / "manifests", languages=[language], splits=splits, num_jobs=workers)
         return by_key(manifests[language])
+
+
+def unlisted(folder: Path, pattern: str, listed: Container[str]) -> Iterator[Refusal]:
+    """Recordings in a folder that no list of the corpus has, for a list may be missing or cut off."""
+    for path in sorted(path for path in folder.glob(pattern) if path.stem not in listed):
+        yield Refusal(path.stem, str(path), "audio_without_transcript", "no list has it")
 
 
 def read_table(path: Path, *, escape: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.corpora.recipes import SPLITS, Recipe, Supervisions, by_key
+from vtblender_nemo.corpora.recipes import SPLITS, Recipe, Supervisions, by_key, unlisted
 from vtblender_nemo.corpora.utterance import Refusal, Selection, chosen, existing_folder, numbered_lines
 from vtblender_nemo.corpora.view import Line, link, with_stand_ins, write_lines
 
@@ -42,10 +42,13 @@ class Mls(Recipe):
     def _list(self, folder: Path, split: str, language: str) -> Iterator[Line | Refusal]:
         path = folder / split / "transcripts.txt"
         end = "opus" if folder.name.endswith("_opus") else "flac"
+        listed: set[str] = set()
         for number, raw in numbered_lines(path):
             key, _, text = raw.partition("\t")
+            listed.add(key)
             audio = folder / split / "audio" / Path(key.replace("_", "/")).parent / f"{key}.{end}"
             yield Line(key, audio, text, split, language, f"{path}:{number}", raw)
+        yield from unlisted(folder / split / "audio", f"*/*/*.{end}", listed)
 
     def supervisions(self, lines: Sequence[Line], view: Path, workers: int) -> Supervisions:
         from lhotse.recipes import prepare_mls
@@ -213,12 +216,14 @@ def _fleurs_lists(root: Path) -> dict[str, dict[str, tuple[Path, Path]]]:
 
 
 def _fleurs_table(path: Path, audio: Path, name: str, split: str) -> Iterator[Line | Refusal]:
-    code = name.partition("_")[0]
+    code, listed = name.partition("_")[0], set[str]()
     for number, raw in numbered_lines(path):
         columns, place = raw.strip().split("\t"), f"{path}:{number}"
+        listed.update(Path(column).stem for column in columns[1:2])
         if len(columns) != _FLEURS_COLUMNS or not columns[5].isdigit():
             detail = f"{len(columns)} columns; expected {_FLEURS_COLUMNS}, the sixth a number of samples"
             yield Refusal(f"{name}-{number}", place, "bad_line", detail)
             continue
         key = Path(columns[1]).stem
         yield Line(key, audio / f"{key}.wav", columns[3], split, _FLEURS_CODES.get(code, code), place, (name, raw))
+    yield from unlisted(audio, "*.wav", listed)

@@ -19,6 +19,7 @@ from vtblender_nemo.corpora.registry import Corpus, Task
 from vtblender_nemo.corpora.shards import FILES, MAX_SECS, Format, Shard
 from vtblender_nemo.synthesis.engine.writer import json_line
 
+SUMMARY, TRAINING = "summary.json", "input_cfg.yaml"
 _BY_LANGUAGE = "asr_by_language"  # wordings that name the language that is spoken
 
 
@@ -87,7 +88,13 @@ class _Subset:
 
 
 def write_report(
-    corpus: Corpus, tasks: Sequence[Task], format: Format, shards: Sequence[Shard], refused: Path, output_dir: Path
+    corpus: Corpus,
+    tasks: Sequence[Task],
+    format: Format,
+    shards: Sequence[Shard],
+    refused: Path,
+    output_dir: Path,
+    sources: str,
 ) -> Report:
     """Writes `input_cfg.yaml` (training splits), `input_cfg.<split>.yaml`, `prompts/`, `LICENCE.txt`, `rejected.jsonl` and
     `summary.json`.
@@ -99,10 +106,11 @@ def write_report(
         shards: all of them, done.
         refused: JSONL of the lines that gave no utterance.
         output_dir: of the job.
+        sources: what the names of the entries begin with.
     """
     subsets = _subsets(shards)
     reasons = _write_rejected(refused, subsets, output_dir / "rejected.jsonl")
-    configs = _write_configs(corpus, tasks, format, [subset for subset in subsets if subset.rows], output_dir)
+    configs = _write_configs(sources, tasks, format, [subset for subset in subsets if subset.rows], output_dir)
     write_text(_licence_note(corpus), output_dir / "LICENCE.txt")
     report = Report(
         rows=sum(subset.rows for subset in subsets),
@@ -136,7 +144,7 @@ def write_report(
             for subset in subsets
         },
     }
-    write_json(summary, output_dir / "summary.json")
+    write_json(summary, output_dir / SUMMARY)
     return report
 
 
@@ -169,7 +177,7 @@ def _refusals(listed: Path, subsets: Sequence[_Subset]) -> Iterator[dict[str, An
 
 
 def _write_configs(
-    corpus: Corpus, tasks: Sequence[Task], format: Format, subsets: Sequence[_Subset], output_dir: Path
+    sources: str, tasks: Sequence[Task], format: Format, subsets: Sequence[_Subset], output_dir: Path
 ) -> list[Path]:
     """Writes entries, those of training splits to one file.
 
@@ -177,14 +185,14 @@ def _write_configs(
     """
     files: dict[str, list[dict[str, Any]]] = {}
     for subset in sorted(subsets, key=lambda subset: not subset.split.startswith("train")):
-        name = "input_cfg.yaml" if subset.split.startswith("train") else f"input_cfg.{subset.split}.yaml"
-        files.setdefault(name, []).extend(_entry(corpus, task, format, subset, output_dir) for task in tasks)
+        name = TRAINING if subset.split.startswith("train") else f"input_cfg.{subset.split}.yaml"
+        files.setdefault(name, []).extend(_entry(sources, task, format, subset, output_dir) for task in tasks)
     for name, entries in files.items():
         write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), output_dir / name)
     return [output_dir / name for name in files]
 
 
-def _entry(corpus: Corpus, task: Task, format: Format, subset: _Subset, output_dir: Path) -> dict[str, Any]:
+def _entry(sources: str, task: Task, format: Format, subset: _Subset, output_dir: Path) -> dict[str, Any]:
     spoken = subset.languages
     folder = f"{subset.language}/{subset.split}"
     rows, audio = (f"{folder}/{_numbered(name, len(subset.counts))}" for name in FILES[format])
@@ -195,7 +203,7 @@ def _entry(corpus: Corpus, task: Task, format: Format, subset: _Subset, output_d
     used = ("source_lang", "target_lang") if task.name == "ast" else ("source_lang",)
     return {
         **place,
-        "name": "_".join([corpus.name, subset.language, subset.split, task.name]),
+        "name": "_".join([sources, subset.language, subset.split, task.name]),
         "text_field": task.text_field,
         "task": task.name,
         "prompts": _copy_prompts(prompts, output_dir),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -27,8 +28,9 @@ from vtblender_nemo.synthesis.engine.writer import AudioTar, json_line
 if TYPE_CHECKING:
     from lhotse import Recording
 
-_LANGUAGES = ("source_lang", "target_lang")  # of a shard's rows all the same
+logger = logging.getLogger(__name__)
 
+_LANGUAGES = ("source_lang", "target_lang")  # of a shard's rows all the same
 
 MAX_SECS = TrainConfig.max_duration
 """What training leaves out if it is longer, unless it is told otherwise."""
@@ -98,9 +100,33 @@ def make_shard(shard: Shard, listing: Path, format: Format, rate: int) -> dict[s
         "long_rows": sum(one > MAX_SECS for one in secs),
         "long_row_secs": round(sum(one for one in secs if one > MAX_SECS), 6),
         "refused": refused,
+        "files": {path.name: path.stat().st_size for path in writer.paths},
     }
     write_json(counts, shard.done)
     return counts
+
+
+def is_whole(shard: Shard, format: Format) -> bool:
+    """Whether a shard was finished and its files are still there.
+
+    A file that has another size than it was given is told but left, for it may have been changed on purpose.
+    """
+    if not shard.done.is_file():
+        return False
+    sizes = json.loads(shard.done.read_text(encoding="utf-8")).get("files", {})
+    paths = [shard.folder / name.format(number=shard.number) for name in FILES[format]]
+    missing = [path for path in paths if not path.is_file()]
+    for path in missing:
+        logger.warning("%s is missing and will be made again", path)
+    for path in paths:
+        if path not in missing and path.stat().st_size != (expected := sizes.get(path.name, path.stat().st_size)):
+            logger.warning(
+                "%s has %d bytes and had %d when it was made; remove it to have it made again",
+                path,
+                path.stat().st_size,
+                expected,
+            )
+    return not missing
 
 
 def _utterances(listing: Path, shard: Shard) -> list[Utterance]:
@@ -127,7 +153,7 @@ class _Writer(ABC):
     def __init__(self, folder: Path, number: int, rate: int) -> None:
         names = [name.format(number=number) for name in (self.rows_name, self.audio_name)]
         folder.mkdir(parents=True, exist_ok=True)
-        self._paths = [folder / name for name in names]
+        self.paths = [folder / name for name in names]
         self._unfinished = [folder / f".{name}.{os.getpid()}" for name in names]
         self._tar = AudioTar(self._unfinished[1])
         self._rows: list[bytes] = []
@@ -159,7 +185,7 @@ class _Writer(ABC):
         """Gives the files their names."""
         self._tar.close()
         self._unfinished[0].write_bytes(self._packed(b"".join(self._rows)))
-        for unfinished, path in zip(self._unfinished, self._paths, strict=True):
+        for unfinished, path in zip(self._unfinished, self.paths, strict=True):
             unfinished.replace(path)
 
     def discard(self) -> None:
