@@ -191,6 +191,7 @@ def test_a_blend_that_cannot_be_drawn_from_is_still_counted(tmp_path):
     result = inspect(open_subject([path]), ENCODER, Options(draws=100, samples=3), "bytes", silent)
     assert result.plans is None
     assert "source a gave nothing but rejected rows" in result.no_plans
+    assert "found '1000 rows in vain (rejected by on_bad_row: 1000)'" in result.no_plans
     assert result.errors == 1
     assert [count.rows for count in result.counts] == [1, 5]
     assert [sample.source for sample in result.samples] == ["b"] * 3

@@ -360,11 +360,12 @@ class Blend:
 
     def _exhausted(self, source: Source) -> ConfigError:
         counts = {knob: count for (name, knob), count in self.rejected.items() if name == source.name}
+        by_knob = ", ".join(f"{knob}: {count}" for knob, count in counts.items())
         last = next((skip for skip in reversed(self.skips) if skip.source == source.name), None)
         return ConfigError(
             f"source {source.name} gave nothing but rejected rows"
             + (f"; the last: {last.path}:{last.line}: {last.reason}" if last else ""),
-            value=counts,
+            value=f"{sum(counts.values())} rows in vain (rejected by {by_knob})",
             expected=f"a usable row among {_patience(source)} tries",
             knob=", ".join(f"data.train_ds.{knob}" for knob in counts),
         )
