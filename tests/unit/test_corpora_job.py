@@ -142,17 +142,17 @@ def test_a_lost_file_of_a_finished_shard_is_made_again(tmp_path, caplog, format,
     (tmp_path / "out/en/train-clean-5" / name).unlink()
     prepare("librispeech", tmp_path / "corpus", tmp_path / "out", options)
     assert files_of(tmp_path / "out") == whole
-    assert f"{name} is missing and will be made again" in caplog.text
+    assert f"is made again: {name} is gone" in caplog.text
 
 
-def test_a_file_of_another_size_is_told_and_left(tmp_path, caplog):
+def test_a_file_that_was_cut_off_is_made_again(tmp_path, caplog):
     librispeech(tmp_path / "corpus")
     prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options())
-    manifest = tmp_path / "out/en/train-clean-5/manifest_000000.jsonl"
-    manifest.write_text("edited")
+    whole = files_of(tmp_path / "out")
+    (tmp_path / "out/en/train-clean-5/audio_000000.tar").write_bytes(b"no tar")
     prepare("librispeech", tmp_path / "corpus", tmp_path / "out", Options())
-    assert manifest.read_text() == "edited"
-    assert "manifest_000000.jsonl has 6 bytes" in caplog.text
+    assert files_of(tmp_path / "out") == whole
+    assert "is made again: audio_000000.tar has 6 bytes, and had " in caplog.text
 
 
 @pytest.mark.parametrize("change", ["edited", "removed"])

@@ -107,26 +107,18 @@ def make_shard(shard: Shard, listing: Path, format: Format, rate: int) -> dict[s
 
 
 def is_whole(shard: Shard, format: Format) -> bool:
-    """Whether a shard was finished and its files are still there.
-
-    A file that has another size than it was given is told but left, for it may have been changed on purpose.
-    """
+    """Whether a shard was finished, and its files are still there and of the sizes that were noted; tells what is not so."""
     if not shard.done.is_file():
         return False
     sizes = json.loads(shard.done.read_text(encoding="utf-8")).get("files", {})
-    paths = [shard.folder / name.format(number=shard.number) for name in FILES[format]]
-    missing = [path for path in paths if not path.is_file()]
-    for path in missing:
-        logger.warning("%s is missing and will be made again", path)
-    for path in paths:
-        if path not in missing and path.stat().st_size != (expected := sizes.get(path.name, path.stat().st_size)):
-            logger.warning(
-                "%s has %d bytes and had %d when it was made; remove it to have it made again",
-                path,
-                path.stat().st_size,
-                expected,
-            )
-    return not missing
+    for name in (name.format(number=shard.number) for name in FILES[format]):
+        path = shard.folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size is None or size != sizes.get(name, size):
+            damage = "is gone" if size is None else f"has {size} bytes, and had {sizes[name]}"
+            logger.warning("shard %d of %s is made again: %s %s", shard.number, shard.folder, name, damage)
+            return False
+    return True
 
 
 def _utterances(listing: Path, shard: Shard) -> list[Utterance]:
