@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import pickle
 import re
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 from scipy.stats import chisquare
+from typer.testing import CliRunner
 
 from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.conversation import Audio, Text
@@ -323,3 +326,27 @@ def test_the_example_reads_its_blend_from_flags():
     assert read_shares(["espeak=0.7", "flite"]) == [{"type": "espeak", "weight": 0.7}, {"type": "flite", "weight": 1.0}]
     with pytest.raises(ConfigError, match="--tts"):
         read_shares(["espeak=much"])
+
+
+def test_the_command_counts_other_languages_and_names_its_flags(tmp_path):
+    path = Path(__file__).parents[2] / "examples/synthesize_mixed_modal.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    german = chat("c", "Wie backt man Brot? Ich habe noch nie gebacken.", "So.").data
+    (tmp_path / "chats.jsonl").write_text(json.dumps(german) + "\n")
+
+    def called(folder, *more):
+        common = ["--input", str(tmp_path / "chats.jsonl"), "--output-dir", str(tmp_path / folder)]
+        result = CliRunner().invoke(script.app, [*common, *more])
+        return result.exit_code, result.output.replace("\n", " ")
+
+    assert called("out")[0] == 1
+    assert "other_language" in json.loads((tmp_path / "out/summary.json").read_text())["refused_by_reason"]
+    code, said = called("out", "--no-check-language")
+    assert code == 2
+    assert "(change it with: --check-language (work.speech.check_language), or --output-dir)" in said
+    assert called("spoken", "--no-check-language")[0] == 0
+    code, said = called("other", "--language", "xx")
+    assert code == 2
+    assert "--language (language), or --normalizer (speech.normalizer)" in said

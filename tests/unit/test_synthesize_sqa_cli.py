@@ -255,7 +255,7 @@ def test_another_prompt_is_another_job(manifest, tmp_path):
         assert run(*flags_of(manifest, server, tmp_path / "out")).exit_code == 0
         result = run(*flags_of(manifest, server, tmp_path / "out", "--questions", 2))
     assert result.exit_code == 2
-    assert "options.questions" in result.output
+    assert "(change it with: --questions (work.options.questions), or --output-dir)" in result.output.replace("\n", " ")
 
 
 def test_help_is_quick_and_shows_an_example():
