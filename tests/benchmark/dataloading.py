@@ -216,13 +216,27 @@ def _cpu_secs_of(pid: int | None) -> float:
 
 def compare(folder: Path, workers: int, bins: list[float], rounds: int) -> dict[str, dict[str, float]]:
     """Both sides' figures, and the ratios of them; NeMo's are those of the faster of its two ways to fill buckets."""
-    context = get_context("spawn")
-    pipes: dict[str, Connection] = {}
+    context, pipes, processes = get_context("spawn"), {}, []
     sides = {"ours": ours, "nemo": partial(nemo, concurrent=True), "nemo alone": partial(nemo, concurrent=False)}
     for name, make in sides.items():
         pipes[name], other = context.Pipe()
-        context.Process(target=serve, args=(make, (folder, workers, bins), other)).start()
+        processes.append(context.Process(target=serve, args=(make, (folder, workers, bins), other)))
+        processes[-1].start()
         other.close()  # or the end of a side that failed would be waited for in vain
+    try:
+        windows = _take_turns(pipes, rounds)
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()
+    rates = {name: _rates(found) for name, found in windows.items()}
+    own = rates.pop("ours")
+    peer = max(rates.values(), key=lambda found: found["audio_secs_per_wall_sec"])
+    return {"ours": own, "nemo": peer, "ratio": {key: own[key] / peer[key] for key in own}}
+
+
+def _take_turns(pipes: dict[str, Connection], rounds: int) -> dict[str, list[Window]]:
     for pipe in pipes.values():
         pipe.recv()
     windows: dict[str, list[Window]] = {name: [] for name in pipes}
@@ -232,10 +246,8 @@ def compare(folder: Path, workers: int, bins: list[float], rounds: int) -> dict[
             windows[name].append(pipe.recv())
     for pipe in pipes.values():
         pipe.send(0)
-    rates = {name: _rates(found) for name, found in windows.items()}
-    own = rates.pop("ours")
-    peer = max(rates.values(), key=lambda found: found["audio_secs_per_wall_sec"])
-    return {"ours": own, "nemo": peer, "ratio": {key: own[key] / peer[key] for key in own}}
+        pipe.close()
+    return windows
 
 
 def _rates(windows: list[Window]) -> dict[str, float]:
