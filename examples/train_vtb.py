@@ -1,6 +1,7 @@
 """Trains a VoiceTextBlender.
 
     python examples/train_vtb.py                          # the embedded default: makes its own small world
+    python examples/train_vtb.py --config-name vtb_blend data.train_ds.input_cfg=blend.yaml     # your own data
     python examples/train_vtb.py --config-name vtb_3b     # the paper's run; see conf/vtb_3b.yaml
 
 Any key can be set as `key=value`. The same command again continues, or says that it is finished.

@@ -14,7 +14,6 @@ import pytest
 from tests.helpers.chat_server import ChatServer
 from tests.helpers.corpora import noise, write_audio, write_lines
 from vtblender_nemo import VTBlenderModel
-from vtblender_nemo.experiments.main_job import Clock, train
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +54,7 @@ def ask_about(request: dict[str, Any]) -> str:
     return json.dumps({"pairs": [{"question": "How many things are named?", "answer": number.lower()}]})
 
 
-def test_four_commands_make_a_blend_that_is_clean_and_trains(tmp_path: Path, make_config: Any) -> None:
+def test_four_commands_make_a_blend_that_is_clean_and_trains(tmp_path: Path, bases: tuple[Path, Path]) -> None:
     librispeech(tmp_path / "LibriSpeech")
     chats = [
         {
@@ -86,12 +85,21 @@ def test_four_commands_make_a_blend_that_is_clean_and_trains(tmp_path: Path, mak
     entries = [option for folder in made.values() for option in ("--input", folder / "input_cfg.yaml")]
     seen = command("inspect_blend.py", *entries, "--audio=decode", "--json", tmp_path / "blend.json")
     assert json.loads((tmp_path / "blend.json").read_text()), seen.stdout
-    blend = [{"type": "group", "weight": 1, "input_cfg": str(folder / "input_cfg.yaml")} for folder in made.values()]
-    cfg = make_config()
-    cfg.data.train_ds.input_cfg = blend
-    path = train(cfg, Clock(tmp_path / "seconds.json"))
+    blend = tmp_path / "blend.yaml"
+    groups = [{"type": "group", "weight": 0.25, "input_cfg": f"data/{name}/input_cfg.yaml"} for name in made]
+    blend.write_text(json.dumps(groups))  # JSON is YAML
+    llm, canary = bases
+    done = command(
+        "train_vtb.py",
+        *("--config-name", "vtb_blend", f"data.train_ds.input_cfg={blend}", f"output_dir={tmp_path / 'mine'}"),
+        *(f"model.pretrained_llm={llm}", f"model.pretrained_asr={canary}", "trainer.accelerator=cpu"),
+        *("trainer.max_steps=2", "trainer.accumulate_grad_batches=1"),
+        *("data.train_ds.batch_tokens=600", "model.perception.modality_adapter.d_model=32"),  # seconds, not minutes
+    )
+    path = tmp_path / "mine" / "mine.nemo"
+    assert f"Trained: {path}" in done.stdout
     assert VTBlenderModel.restore_from(path)
-    shares = json.loads((Path(cfg.output_dir) / "facts.json").read_text())["sources"]
+    shares = json.loads((tmp_path / "mine" / "facts.json").read_text())["sources"]
     assert len(shares) == 4
     assert all(share["weight"] == pytest.approx(0.25) for share in shares.values())
-    assert not (Path(cfg.output_dir) / "skipped.jsonl").exists()
+    assert not (tmp_path / "mine" / "skipped.jsonl").exists()

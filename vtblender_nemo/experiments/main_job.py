@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.evaluation.items import Item, read_items
 from vtblender_nemo.evaluation.plots import read_history, write_plots
@@ -24,6 +25,8 @@ from vtblender_nemo.evaluation.tables import show_report
 if TYPE_CHECKING:
     from vtblender_nemo.models.vtblender import VTBlenderModel
 
+logger = logging.getLogger(__name__)
+
 REPORT_FILE = "report.json"
 SECONDS_FILE = "seconds.json"
 FACTS_FILE = "facts.json"
@@ -31,14 +34,16 @@ WORLD_FILE = "world.json"
 
 
 def run(cfg: DictConfig) -> None:
-    """Runs what is not done yet: world, training, evaluation, contrasts, report.
+    """Runs what is not done yet: checks, world, training, evaluation, contrasts, report.
 
     Args:
-        cfg: a configuration of `conf/`, as `vtb_tiny` or `vtb_3b`.
+        cfg: a configuration of `conf/`, as `vtb_tiny` or `vtb_blend`.
 
     Raises:
         VTBlenderError: whatever the user can mend; the message tells how.
     """
+    if OmegaConf.is_missing(cfg, "output_dir") or not _model_path(cfg).exists():
+        _check(cfg)  # before the seconds that it takes to load the host and the models
     directory = Path(cfg.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     clock = Clock(directory / SECONDS_FILE)
@@ -71,28 +76,56 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
     Returns:
         The path of the `.nemo`.
     """
-    directory = Path(cfg.output_dir)
-    path = directory / f"{directory.resolve().name}.nemo"
+    from vtblender_nemo.training.checks import saved_checkpoint
     from vtblender_nemo.training.fit import CONFIG_FILE, build_data, build_model, fit, load_best
-    from vtblender_nemo.training.run_config import hold_to_config
+    from vtblender_nemo.training.run_config import check_same_run, hold_to_config
 
-    hold_to_config(cfg, directory / CONFIG_FILE)
+    directory, path = Path(cfg.output_dir), _model_path(cfg)
+    check_same_run(cfg, directory / CONFIG_FILE)
     if path.exists():
         return path
     model = build_model(cfg)
+    hold_to_config(cfg, directory / CONFIG_FILE)  # only now: models that cannot be loaded do not bind the folder
     if cfg.warm_start.steps:
         with clock("warm_start"):
             _warm_start(cfg, model)
     with clock("training"):
         data = build_data(cfg, model)
         trainer = fit(cfg, model, data)
-        if cfg.save_checkpoint == "best":
+        if saved_checkpoint(cfg.save_checkpoint, validated=bool(data.validation_names)) == "best":
             load_best(trainer, model)
         # before the model, whose file says that training is done; of the first rank, whose share is that of all
         facts = {"sources": data.shares(), "skipped": data.skipped(), "trained_parameters": model.trained_parameters()}
         _note(facts, directory / FACTS_FILE)
         model.save_to(path)
     return path
+
+
+def _model_path(cfg: DictConfig) -> Path:
+    directory = Path(cfg.output_dir)
+    return directory / f"{directory.resolve().name}.nemo"
+
+
+def _check(cfg: DictConfig) -> None:
+    """Finds what is wrong while it costs nothing, and says what a blend of the user's own does in the tiny world."""
+    from vtblender_nemo.training.checks import check_config, lies_in
+
+    world = cfg.tiny.directory if cfg.get("tiny") else None
+    check_config(cfg, made=world)
+    if world is None or lies_in(cfg.data.train_ds.input_cfg, world):
+        return
+    if cfg.get("contrast"):
+        raise ConfigError(
+            "contrasts leave the text chats out of the tiny world's own blend",
+            value=cfg.data.train_ds.input_cfg,
+            expected="that blend",
+            knob="contrast=false",
+        )
+    logger.warning(
+        "data.train_ds.input_cfg is a blend of your own, the models are those of the tiny world: a small LLM and encoder are "
+        "made first (minutes), then trained on your blend, and tested on the tiny world's sentences. "
+        "For pretrained models: --config-name vtb_blend."
+    )
 
 
 def quiet_host() -> None:

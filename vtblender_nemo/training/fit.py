@@ -17,6 +17,7 @@ from vtblender_nemo.common.precision import bf16_is_fast
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.models.vtblender import VTBlenderModel
 from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, LogShares, RandomStates
+from vtblender_nemo.training.checks import saved_checkpoint, steps_between_validations
 from vtblender_nemo.training.run_config import hold_to_config
 
 HISTORY_FILE = "history.jsonl"
@@ -64,19 +65,15 @@ def fit(
         The trainer, which knows the checkpoints.
 
     Raises:
-        ConfigError: `output_dir` holds the run of another configuration.
+        ConfigError: `output_dir` holds the run of another configuration, or this one cannot be run; see `training.checks`.
     """
     directory = Path(cfg.output_dir)
     hold_to_config(cfg, directory / CONFIG_FILE)
-    if cfg.save_checkpoint == "best" and not data.validation_names:
-        raise ConfigError(
-            "without validation sets no checkpoint is the best",
-            expected="sets in data.validation_ds, or the last checkpoint",
-            knob="data.validation_ds.sets, or save_checkpoint=last",
-        )
-    trainer = build_trainer(cfg.trainer, [LogShares(data), *(callbacks or [])])
+    validated = bool(data.validation_names)
+    saved_checkpoint(cfg.save_checkpoint, validated=validated)
+    trainer = build_trainer(cfg.trainer, [LogShares(data), *(callbacks or [])], validated=validated)
     model.set_trainer(trainer)
-    exp_manager(trainer, _exp_manager_config(cfg, scored=bool(data.validation_names)))
+    exp_manager(trainer, _exp_manager_config(cfg, scored=validated))
     _add_logger(trainer, HistoryLogger(directory / HISTORY_FILE))
     trainer.fit(model, datamodule=data, ckpt_path=trainer.ckpt_path)
     return trainer
@@ -96,13 +93,14 @@ def load_best(trainer: pl.Trainer, model: VTBlenderModel) -> None:
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None, *, validated: bool = True) -> pl.Trainer:
     """Lightning's trainer. The blend has no end, so the steps of the training bound its one epoch.
 
     Args:
         cfg: arguments of `lightning.pytorch.Trainer`; `val_check_interval` counts optimiser steps, `precision: auto` is
             bf16-mixed where the device is fast in it, else 32-true, and `strategy: auto` bears ranks without audio.
         callbacks: beside those that every training has.
+        validated: whether there are validation sets.
 
     Raises:
         ConfigError: no end, or no validation before the end.
@@ -114,17 +112,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None) -
         "check_val_every_n_epoch": None,
         **OmegaConf.to_container(cfg, resolve=True),
     }
-    steps, accumulate = settings.get("max_steps", -1), settings.get("accumulate_grad_batches", 1)
-    if steps <= 0:
-        raise ConfigError("training without end", value=steps, expected="> 0", knob="trainer.max_steps")
-    interval = settings.get("val_check_interval") or steps
-    if interval > steps:
-        raise ConfigError(
-            "validation would never run",
-            value=interval,
-            expected=f"at most {steps} steps",
-            knob="trainer.val_check_interval",
-        )
+    interval = steps_between_validations(settings, validated=validated)
+    steps, accumulate = settings["max_steps"], settings.get("accumulate_grad_batches", 1)
     settings["val_check_interval"] = interval * accumulate  # Lightning counts micro-batches
     settings.setdefault("limit_train_batches", steps * accumulate)  # gives the progress bar its end
     settings["precision"] = resolve_precision(settings.get("precision", "auto"), settings.get("accelerator", "auto"))
@@ -157,7 +146,7 @@ def _exp_manager_config(cfg: DictConfig, *, scored: bool) -> DictConfig:
         settings.resume_ignore_no_checkpoint = True
         settings.seconds_to_sleep = 0
         if not scored and settings.get("create_checkpoint_callback", True):
-            every = min(cfg.trainer.get("val_check_interval") or cfg.trainer.max_steps, cfg.trainer.max_steps)
+            every = steps_between_validations(cfg.trainer, validated=False)
             settings.checkpoint_callback_params.update(
                 {"monitor": "train_loss", "mode": "min", "every_n_train_steps": every, "every_n_epochs": None}
             )

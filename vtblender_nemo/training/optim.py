@@ -88,7 +88,8 @@ def build_scheduler(optimizer: Optimizer, cfg: DictConfig, max_steps: int) -> di
 
     Args:
         optimizer: from `build_optimizer`.
-        cfg: `model.optim.sched`: `warmup_steps`, `min_lr`.
+        cfg: `model.optim.sched`: `min_lr`, and `warmup_steps` or, where that is null, `warmup_ratio` (the warm-up's share of
+            the steps).
         max_steps: optimiser steps of the whole training.
 
     Raises:
@@ -96,15 +97,24 @@ def build_scheduler(optimizer: Optimizer, cfg: DictConfig, max_steps: int) -> di
     """
     from nemo.core.optim.lr_scheduler import CosineAnnealing  # takes seconds
 
-    if max_steps <= 0 or cfg.warmup_steps >= max_steps:
+    warmup_steps = check_schedule(cfg, max_steps)
+    schedule = CosineAnnealing(optimizer, max_steps=max_steps, warmup_steps=warmup_steps, min_lr=cfg.min_lr)
+    return {"scheduler": schedule, "interval": "step", "frequency": 1}
+
+
+def check_schedule(cfg: DictConfig, max_steps: int) -> int:
+    """The steps of the warm-up; see `build_scheduler`."""
+    warmup_steps = cfg.get("warmup_steps")
+    if warmup_steps is None:
+        warmup_steps = int(cfg.get("warmup_ratio", 0.0) * max_steps)
+    if not 0 <= warmup_steps < max_steps:
         raise ConfigError(
             "the schedule needs more steps than its warm-up",
-            value={"max_steps": max_steps, "warmup_steps": cfg.warmup_steps},
+            value={"max_steps": max_steps, "warmup_steps": warmup_steps},
             expected="0 <= warmup_steps < max_steps",
             knob="trainer.max_steps or model.optim.sched.warmup_steps",
         )
-    schedule = CosineAnnealing(optimizer, max_steps=max_steps, warmup_steps=cfg.warmup_steps, min_lr=cfg.min_lr)
-    return {"scheduler": schedule, "interval": "step", "frequency": 1}
+    return int(warmup_steps)
 
 
 def _muon_class() -> type[Optimizer]:

@@ -33,10 +33,16 @@ def hold_to_config(cfg: DictConfig, path: Path) -> None:
     Raises:
         ConfigError: a value that decides the result differs; the first such key is named.
     """
-    wanted = OmegaConf.to_container(cfg, resolve=True)
+    check_same_run(cfg, path)
     if not path.exists():
-        _write(wanted, path)
+        _write(OmegaConf.to_container(cfg, resolve=True), path)
+
+
+def check_same_run(cfg: DictConfig, path: Path) -> None:
+    """Refuses another configuration than the one that is kept, if one is; see `hold_to_config`."""
+    if not path.exists():
         return
+    wanted = OmegaConf.to_container(cfg, resolve=True)
     kept = OmegaConf.to_container(OmegaConf.load(path))
     for key, (old, new) in _differences(_deciding(kept), _deciding(wanted)).items():
         if not key.startswith(_FREE):
