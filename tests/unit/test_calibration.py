@@ -1,4 +1,4 @@
-"""NeMo's OOMptimizer drives the model, and what it finds bounds micro-batches."""
+"""The schema for NeMo's OOMptimizer drives the model, and sizes found by it bound micro-batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nemo.core.neural_types import LabelsType
 
 from tests.helpers.corpus import RATE, chat_rows, speech_rows, write_jsonl
 from tests.helpers.models import model_config
-from tests.helpers.oomptimizer import ProfilingBatchGenerator, search
+from tests.helpers.oomptimizer import random_batch, search
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.data.loader import BlendDataModule
@@ -39,7 +39,7 @@ def positions(model: VTBlenderModel, batch: Batch) -> int:
 
 def test_schema_makes_conversations_of_the_lengths_asked_for(model: VTBlenderModel) -> None:
     locator = model.chat_format.audio_locator_id
-    batch = ProfilingBatchGenerator(model.oomptimizer_schema, start_batch_size=3, device="cpu")(RATE, 700)
+    batch = random_batch(model.oomptimizer_schema, 3, (RATE, 700))
     assert isinstance(batch, Batch)
     assert batch.audios.shape == (3, RATE)
     assert batch.audio_lens.tolist() == [RATE] * 3
@@ -65,8 +65,7 @@ def test_sizes_that_the_search_finds_bound_micro_batches(model: VTBlenderModel, 
     lengths = [(round(secs * model.sampling_rate), tokens) for secs, tokens in SECS_AND_TOKENS]
     sizes = search(model, lengths, lambda batch: positions(model, batch) > MEMORY)
     assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
-    generator = ProfilingBatchGenerator(model.oomptimizer_schema, start_batch_size=1, device="cpu")
-    each = [positions(model, generator(*length)) for length in lengths]
+    each = [positions(model, random_batch(model.oomptimizer_schema, 1, length)) for length in lengths]
     assert sizes == [MEMORY // length for length in each]
 
     data = BlendDataModule(
