@@ -1,6 +1,6 @@
 """How much of the machine's matmul peak a training step achieves.
 
-    python -m tests.benchmark.roofline [--batch-tokens 2000]
+    python tests/benchmark/roofline.py [--batch-tokens 2000]
 
 Forward, backward and AdamW in float32 at the shape of `shapes.py`, packed, on the blend of `training_sides.py`. FLOPs are
 counted as `flops.step_flops` says (4 for frozen, 6 for trained parameters, nothing for recomputation, attention's products
@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 

@@ -1,6 +1,6 @@
 """How time and memory of a training step grow, with a plot.
 
-    python -m tests.benchmark.scaling [--plot tests/benchmark/scaling.png]
+    python tests/benchmark/scaling.py [--plot tests/benchmark/scaling.png]
 
 One thing grows at a time: packed positions (conversations of 256), the length of one conversation, seconds of audio (segments
 of 10 s), and the rank of LoRA at 1,024 positions. Prints seconds and MiB of each step and, as the last line, the slopes of
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 import torch

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from tests.helpers.models import canary_file, llm_folder, model_config
+from tests.helpers.paper import CANARY_1B, GEMMA_2B
 from vtblender_nemo import VTBlenderModel
 
 # Gemma 2B's proportions: inner width 8 x hidden, one key/value head for 8 query heads, a head of a fifth of the parameters.
@@ -46,6 +48,27 @@ MODEL: dict[str, Any] = {
         "modality_adapter": {"d_model": ENCODER_WIDTH, "n_heads": 4, "ff_expansion_factor": 4},
     },
 }
+
+
+# The paper's own shape: Gemma 2B behind Canary-1B.
+FULL_MODEL: dict[str, Any] = {
+    "llm_dtype": "bfloat16",
+    "lora": {"r": 32, "lora_alpha": 32},
+    "perception": {
+        "separator": False,
+        "modality_adapter": {"d_model": 1024, "n_heads": 8, "ff_expansion_factor": 4},
+    },
+}
+
+
+def full_shape(folder: Path, *, model: Mapping[str, Any], tokenizer: Path) -> VTBlenderModel:
+    """The paper's model with random weights: 3.2 billion parameters, which are written to `folder` (12 GiB)."""
+    made_llm = llm_folder(folder, **{**GEMMA_2B, "max_position_embeddings": 8192, "initializer_range": 0.02})
+    shutil.copytree(tokenizer, made_llm, dirs_exist_ok=True)
+    encoder = OmegaConf.merge(CANARY_1B, {"encoder": {"dropout": 0.0, "dropout_pre_encoder": 0.0, "dropout_att": 0.0}})
+    config = model_config(made_llm, canary_file(folder, **encoder), **FULL_MODEL)
+    config.merge_with(dict(model))
+    return VTBlenderModel(config).eval()
 
 
 def small_gemma_proportions(

@@ -1,6 +1,6 @@
 """A training step beside the host's stock SALM: same weights, same blend, each with its own loader and bucketing.
 
-    python -m tests.benchmark.train_step [--batch-tokens 2000] [--rounds 3]
+    python tests/benchmark/train_step.py [--batch-tokens 2000] [--rounds 3]
 
 Prints target tokens/s, padding and the peak memory of a step, and one JSON object as the last line: `speedup_vs_salm` (target
 tokens/s, ours over SALM's), `peak_memory_vs_salm` (memory of steps beyond the loaded model and optimiser, each side in a process
@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.benchmark.training_sides import Side, make_model, ours, padding_share, peak_above, salm, write_blend
 from tests.helpers.models import quiet
@@ -65,7 +69,8 @@ def step_memory(kind: str, batch_tokens: int, buckets: int) -> float:
 
 
 def alone(kind: str, batch_tokens: int, buckets: int) -> float:
-    """`step_memory` in a process of its own."""
+    """`step_memory` in a process of its own, where what is freed goes back at once."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(step_memory, kind, batch_tokens, buckets).result()
 

@@ -50,12 +50,14 @@ class Side:
         step: one micro-batch -> the summed loss of its targets.
         size: one micro-batch -> positions that hold something, positions computed, and targets.
         parameters: what is trained.
+        module: that holds them.
     """
 
     batches: list[Any]
     step: Callable[[Any], Tensor]
     size: Callable[[Any], tuple[int, int, int]]
     parameters: list[torch.nn.Parameter]
+    module: torch.nn.Module
 
     def train_on(self, batch: Any, optimizer: torch.optim.Optimizer) -> float:
         """A whole step; returns the summed loss."""
@@ -69,10 +71,12 @@ class Side:
         return torch.optim.AdamW(self.parameters, lr=1e-5, fused=True)
 
 
-def make_model(folder: Path, **overrides: Any) -> VTBlenderModel:
-    """The measured shape, with a tokenizer of byte pairs, in train mode."""
+def make_model(
+    folder: Path, shape: Callable[..., VTBlenderModel] = small_gemma_proportions, **overrides: Any
+) -> VTBlenderModel:
+    """A model of `shapes`, with a tokenizer of byte pairs, in train mode."""
     make_llm(folder / "words")
-    model = small_gemma_proportions(folder, model=OmegaConf.merge(PLAIN, overrides), tokenizer=folder / "words")
+    model = shape(folder, model=OmegaConf.merge(PLAIN, overrides), tokenizer=folder / "words")
     model.perception.preprocessor.featurizer.dither = 0.0
     return model.train()
 
@@ -123,6 +127,7 @@ def ours(model: VTBlenderModel, manifest: str, *, batch_tokens: int, buckets: in
         step=lambda batch: model.speech_llm(batch).sum,
         size=_remembered(size),
         parameters=[p for p in model.parameters() if p.requires_grad],
+        module=model,
     )
 
 
@@ -154,6 +159,7 @@ def salm(model: VTBlenderModel, manifest: str, *, batch_tokens: int, buckets: in
         step=step,
         size=_remembered(size),
         parameters=[p for p in peer.parameters() if p.requires_grad],
+        module=peer,
     )
 
 
