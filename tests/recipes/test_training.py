@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from tests.helpers.models import audio_part, user
 from vtblender_nemo import VTBlenderModel
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.experiments.main_job import Clock
 from vtblender_nemo.experiments.main_job import train as train_to_file
 from vtblender_nemo.training.fit import build_data, build_model, fit
@@ -106,6 +106,14 @@ def test_another_configuration_does_not_continue_a_run(make_config: Any) -> None
     cfg.model.lora.r = 8
     with pytest.raises(ConfigError, match=r"another model.lora.r; found 8; expected 4"):
         fit(cfg, build_model(cfg), None)  # type: ignore[arg-type]
+
+
+def test_models_that_cannot_be_loaded_do_not_bind_the_folder(make_config: Any, tmp_path: Path) -> None:
+    cfg = make_config()
+    cfg.model.pretrained_asr = str(tmp_path / "missing.nemo")
+    with pytest.raises(ModelFileError):
+        train_to_file(cfg, Clock(tmp_path / "seconds.json"))
+    assert not (Path(cfg.output_dir) / "config.yaml").exists()
 
 
 def test_full_fine_tuning_trains_the_llm(make_config: Any, tmp_path: Path) -> None:

@@ -178,9 +178,9 @@ def _check_quantization(cfg: DictConfig) -> None:
 def _check_models(cfg: DictConfig, made: str | None) -> None:
     """Files and folders alone: names of the hub are looked up when models are loaded."""
     for key in ("pretrained_llm", "pretrained_asr", "init_from"):
-        path = None if OmegaConf.is_missing(cfg.model, key) else cfg.model.get(key)
-        is_name = path is None or not (path.startswith(("/", ".", "~")) or path.endswith(".nemo"))
-        if not is_name and not lies_in(path, made) and not Path(path).exists():
+        path = "" if OmegaConf.is_missing(cfg.model, key) else cfg.model.get(key) or ""
+        is_path = path.startswith(("/", ".", "~")) or path.endswith(".nemo")
+        if is_path and not lies_in(path, made) and not Path(path).exists():
             raise ConfigError("no such file or folder", path=path, knob=f"model.{key}")
 
 
