@@ -199,6 +199,16 @@ def test_job_killed_again_and_again_ends_in_the_same_bytes(
     assert tree(tmp_path) == expected
 
 
+def test_a_folder_that_something_else_filled_is_left_alone(chats: Path, tmp_path: Path) -> None:
+    (tmp_path / "input_cfg.yaml").write_text("[]")
+    with pytest.raises(ConfigError, match=r"holds files but no job.*--output-dir"):
+        run(chats, tmp_path)
+    (tmp_path / "job.json").write_text('{"corpus": "librispeech"}')
+    with pytest.raises(ConfigError, match=r"holds another job: corpus was .librispeech"):
+        run(chats, tmp_path)
+    assert (tmp_path / "input_cfg.yaml").read_text() == "[]"
+
+
 def test_whole_shards_are_not_made_again(chats: Path, tmp_path: Path) -> None:
     run(chats, tmp_path)
     kept = tmp_path / "shard_000001"

@@ -169,7 +169,7 @@ def _shards(rows: InputRows, rows_per_shard: int) -> tuple[range, ...]:
 
 
 def _claim(output_dir: Path, work: Work, rows: InputRows, options: SynthesisOptions) -> None:
-    """Writes `job.json`, or sees that the one beside the shards is of this job; a new job's ids are checked."""
+    """Writes `job.json`, or sees that the one beside other files is of this job; a new job's ids are checked."""
     settings = {
         "work": work.settings(),
         "seed": options.seed,
@@ -177,10 +177,13 @@ def _claim(output_dir: Path, work: Work, rows: InputRows, options: SynthesisOpti
         "batch_rows": options.batch_rows,
         "input": {"rows": len(rows), "digest": rows.digest},
     }
-    if any(output_dir.glob("shard_*")):  # a job that failed before its first is no reason to keep to its settings
+    # a job that failed before its first shard is no reason to keep to its settings
+    if any(path.name != JOB and not path.name.startswith(".") for path in output_dir.iterdir()):
         if is_begun(output_dir, settings):
             return
-        raise ConfigError("folder holds shards but no job", path=output_dir, expected=JOB, knob="--output-dir")
+        raise ConfigError(
+            "folder holds files but no job", path=output_dir, expected=f"{JOB}, or an empty folder", knob="--output-dir"
+        )
     rows.check_ids(_counted(len(rows)))
     write_json(settings, output_dir / JOB)
 
