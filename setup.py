@@ -27,6 +27,7 @@ REQUIRED = [
     "numpy>=1.26,<3",
     "omegaconf>=2.3,<2.4",
     "peft>=0.21,<0.22",
+    "psutil>=5.9,<8",
     "pyarrow>=18,<27",
     "pyyaml>=6,<7",
     "rich>=14,<16",

@@ -182,3 +182,8 @@ def test_other_files_are_named(canary: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelFileError, match=message):
             VTBlenderModel.restore_from(path)
+
+
+def test_an_llm_that_is_not_there_is_told(canary: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"tokenizer cannot be loaded.*model.pretrained_llm"):
+        VTBlenderModel(model_config(tmp_path / "nowhere", canary))

@@ -122,7 +122,11 @@ def test_several_nodes_without_a_launcher_are_refused(blend: Path, devices: list
 
 @pytest.mark.parametrize(
     "environment",
-    [{"TORCHELASTIC_RUN_ID": "1"}, {"SLURM_NTASKS": "64", "SLURM_JOB_NAME": "train"}, {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "3"}],
+    [
+        {"TORCHELASTIC_RUN_ID": "1"},
+        {"SLURM_NTASKS": "64", "SLURM_JOB_NAME": "train"},
+        {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "3"},
+    ],
 )
 def test_several_nodes_with_a_launcher_are_taken(
     blend: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch

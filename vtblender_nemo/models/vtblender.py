@@ -316,8 +316,7 @@ class VTBlenderModel(ModelPT):
                 _check_artifact(name, packed)
                 shutil.copy(self.register_artifact(f"tokenizer.files.{key}", packed), folder / name)
         else:
-            source = AutoTokenizer.from_pretrained(self.cfg.pretrained_llm, trust_remote_code=False)
-            source.save_pretrained(folder)
+            _pretrained_tokenizer(self.cfg.pretrained_llm).save_pretrained(folder)
         self._register_tokenizer_files(folder)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
@@ -327,6 +326,18 @@ class VTBlenderModel(ModelPT):
             self.cfg.tokenizer = {"names": names, "files": dict.fromkeys(names)}
         for key, name in names.items():
             self.register_artifact(f"tokenizer.files.{key}", str(folder / name))
+
+
+def _pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelFileError(
+            f"the LLM's tokenizer cannot be loaded ({error})",
+            value=name_or_path,
+            expected="a Hugging Face folder or hub name of a causal LM",
+            knob="model.pretrained_llm",
+        ) from error
 
 
 def _check_artifact(name: str, packed: str) -> None:
