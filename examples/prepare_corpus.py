@@ -83,7 +83,7 @@ def main(
     ```
     python examples/prepare_corpus.py --corpus librispeech --input /data/LibriSpeech \
       --splits train-clean-100,dev-clean --output-dir data/librispeech --workers 4
-    python examples/train_vtb.py data.train_ds.input_cfg=data/librispeech/input_cfg.yaml
+    python examples/train_vtb.py --config-name vtb_blend data.train_ds.input_cfg=data/librispeech/input_cfg.yaml
     ```
     """
     from vtblender_nemo.corpora.prepare import Options
