@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import multiprocessing
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,52 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, speech_rows, write_jsonl, write_level
+from tests.helpers.corpus import RATE, chat_rows, write_jsonl, write_level
+from tests.helpers.data_modules import ENCODER, module, take, train_ds, write_corpus
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import PromptIds
 from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
-from vtblender_nemo.data import train_loader
 from vtblender_nemo.data.blend import read_sources
-from vtblender_nemo.data.buckets import BucketPlanner
 from vtblender_nemo.data.collate import Collator
 from vtblender_nemo.data.loader import BlendDataModule
-
-ENCODER = make_encoder()
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """20 speech rows, one of them without its file and one whose file is broken, a bad line, and 30 chats."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rows = speech_rows(folder, [0.3 + 0.05 * number for number in range(20)])
-    (folder / "0003.wav").unlink()
-    (folder / "0007.wav").write_bytes(b"RIFF, but not really")
-    write_jsonl(folder / "speech.jsonl", [*rows[:10], "no json", *rows[10:]])
-    write_jsonl(folder / "chats.jsonl", chat_rows(30, words=8))
-    write_jsonl(folder / "good.jsonl", [rows[0], *rows[10:]])
-    return folder
-
-
-def train_ds(corpus: Path, **keys: Any) -> dict[str, Any]:
-    chats = {"type": "text_chat", "manifest_filepath": str(corpus / "chats.jsonl"), "weight": 1}
-    asr = {
-        "type": "nemo",
-        "name": "asr",
-        "manifest_filepath": str(corpus / "speech.jsonl"),
-        "prompts": ["Write.", "{audio} What is said?", "Type it."],
-        "audio_position": "random",
-        "weight": 2,
-    }
-    return {"input_cfg": [chats, asr], "batch_tokens": 600, "num_buckets": 3, "buffer_size": 50, "seed": 5, **keys}
-
-
-def module(train: dict[str, Any] | None = None, skipped: Path | None = None, **sections: Any) -> BlendDataModule:
-    cfg = {"train_ds": train, **sections}
-    return BlendDataModule(cfg, ENCODER.chat_format, FRAME_SECS, RATE, skipped)
-
-
-def take(data: BlendDataModule, count: int) -> list[Batch]:
-    return list(itertools.islice(data.train_dataloader(), count))
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
@@ -368,68 +333,6 @@ def test_errors_cross_from_worker_processes(tmp_path):
     with pytest.raises(DataError, match=r"nowhere.wav: audio file is missing") as caught:
         take(data, 1)
     assert caught.value.path.endswith("nowhere.wav")
-
-
-@pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (1, 3), (2, 5)])
-def test_workers_decode_ahead_while_a_step_computes(corpus, monkeypatch, workers, ahead):
-    decoded, plans = multiprocessing.Semaphore(0), []
-    collate, plan = Collator.__call__, BucketPlanner.next_batch
-
-    def counted(*args: Any) -> Any:
-        result = collate(*args)
-        decoded.release()
-        return result
-
-    monkeypatch.setattr(Collator, "__call__", counted)
-    monkeypatch.setattr(BucketPlanner, "next_batch", lambda planner: plans.append(1) or plan(planner))
-    batches = iter(module(train_ds(corpus, num_workers=workers)).train_dataloader())
-    next(batches)  # what a step computes on; no more is asked for
-    assert all(decoded.acquire(timeout=60) for _ in range(ahead))
-    assert len(plans) == ahead
-    assert not decoded.acquire(block=False)
-
-
-def test_batches_are_pinned_where_there_is_a_gpu_to_copy_them(corpus, monkeypatch):
-    def loaders_pin() -> bool:
-        monkeypatch.setattr(
-            train_loader, "DataLoader", lambda *_, pin_memory, **__: made.append(pin_memory) or iter(())
-        )
-        made: list[bool] = []
-        list(module(train_ds(corpus)).train_dataloader())
-        return made[0]
-
-    assert loaders_pin() is torch.cuda.is_available()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert loaders_pin()
-
-
-def test_pytorch_pins_every_tensor_of_a_batch(corpus, monkeypatch):
-    """PyTorch's own walk through what a worker sends; on a CPU its last call would fail."""
-    from torch.utils.data._utils.pin_memory import pin_memory
-
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
-    batch, error = take(module(train_ds(corpus)), 1)[0], DataError("broken")
-    pinned, errors = pin_memory((batch, {3: error}))
-    assert errors == {3: error}
-    assert pinned.ids == batch.ids
-    for name, value in vars(batch).items():
-        assert not isinstance(value, torch.Tensor) or torch.equal(getattr(pinned, name), value + 1)
-
-
-@pytest.mark.parametrize("is_pinned", [True, False])
-def test_copies_wait_unless_they_are_from_pinned_memory(corpus, monkeypatch, is_pinned):
-    batch, waits = take(module(train_ds(corpus)), 1)[0], []
-    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: is_pinned)
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, _, non_blocking: waits.append(not non_blocking) or tensor)
-    batch.to("cuda")
-    assert waits == [not is_pinned] * 5
-
-
-@pytest.mark.gpu
-def test_batches_arrive_on_the_gpu(corpus):
-    batch = take(module(train_ds(corpus, num_workers=1)), 1)[0]
-    assert batch.audios.is_pinned()
-    assert torch.equal(batch.to("cuda").audios.cpu(), batch.audios)
 
 
 def test_a_lightning_checkpoint_holds_the_data_state(corpus, tmp_path):

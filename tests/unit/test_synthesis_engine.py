@@ -331,12 +331,6 @@ def test_two_commands_on_one_folder(chats: Path, tmp_path: Path) -> None:
     run(chats, tmp_path)
 
 
-def test_folder_with_shards_of_nobody_is_refused(chats: Path, tmp_path: Path) -> None:
-    (tmp_path / "shard_000000").mkdir()
-    with pytest.raises(ConfigError, match="shards but no job"):
-        run(chats, tmp_path)
-
-
 def test_two_rows_of_one_id_are_an_error_that_names_both(tmp_path: Path) -> None:
     rows = [{"id": id, "messages": [{"role": "user", "content": "x"}]} for id in ("a", "b", "a")]
     chats = write_jsonl(tmp_path / "chats.jsonl", rows)
