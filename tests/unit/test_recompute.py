@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from vtblender_nemo.backbones.transformers_llm import llm_config, load_llm
 from vtblender_nemo.common.conversation import from_messages
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.models.generation import collate
-from vtblender_nemo.modules.recompute import recompute_products
+from vtblender_nemo.modules.recompute import _GateAndUp, recompute_products
 
 CHATS = [
     from_messages([user("Transcribe:", audio_part(1.3, 1)), assistant("one two")], id="a"),
@@ -56,6 +57,22 @@ def test_nothing_changes_but_that_parts_run_again(degrees: dict[str, str], gemma
     assert any(name.endswith("num_batches_tracked") for name in buffers)
     for name, buffer in again.named_buffers():
         assert torch.equal(buffer, buffers[name]), name
+
+
+def test_an_mlp_lets_go_of_everything_after_the_backward_pass_and_may_be_passed_twice(
+    gemma: Path, canary: Path
+) -> None:
+    model = VTBlenderModel(model_config(gemma, canary, recompute="cheap")).train()
+    mlp = model.llm.causal_lm.base_model.layers[0].mlp
+    loss = mlp(torch.randn(5, 32, requires_grad=True)).sum()
+    loss.backward(retain_graph=True)
+    first = [p.grad.clone() for p in mlp.parameters() if p.grad is not None]
+    loss.backward()
+    assert first
+    for once, twice in zip(first, [p.grad for p in mlp.parameters() if p.grad is not None], strict=True):
+        torch.testing.assert_close(2 * once, twice)
+    gc.collect()
+    assert not [kept for kept in gc.get_objects() if type(kept) is _GateAndUp]  # though the loss lives on
 
 
 def test_products_of_an_mlp_are_not_kept(gemma: Path, canary: Path) -> None:

@@ -89,7 +89,8 @@ def _gated_forward(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Te
     if not torch.is_grad_enabled():
         return forward(x)
     gate, up = module.gate_proj(x), module.up_proj(x)
-    product = _Gated.apply(gate, up, module.act_fn)
+    inputs = _GateAndUp(gate.detach(), up.detach(), module.act_fn)
+    product = _Gated.apply(gate, up, inputs)
     place, size = product.data_ptr(), product.numel()
 
     def pack(saved: Tensor) -> Tensor | torch.Size:
@@ -97,30 +98,50 @@ def _gated_forward(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Te
         return saved.shape if is_product else saved
 
     def unpack(kept: Tensor | torch.Size) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        with torch.no_grad():
-            return (module.act_fn(gate) * up).view(kept)
+        return kept if isinstance(kept, Tensor) else inputs.product().view(kept)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return module.down_proj(product)
 
 
+class _GateAndUp:
+    """What is kept of a gated MLP; the activation lives from its first use in a backward pass to the last."""
+
+    def __init__(self, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> None:
+        self._gate, self._up, self.act = gate, up, act
+        self._activated: tuple[Tensor, Tensor] | None = None
+
+    def product(self) -> Tensor:
+        return self._activation()[1].detach() * self._up
+
+    def gradients(self, of_product: Tensor) -> tuple[Tensor, Tensor]:
+        """Of gate and up; the activation is forgotten."""
+        gate, activated = self._activation()
+        self._activated = None
+        (of_gate,) = torch.autograd.grad(activated, gate, of_product * self._up)
+        return of_gate, of_product * activated.detach()
+
+    def _activation(self) -> tuple[Tensor, Tensor]:
+        if self._activated is None:
+            with torch.enable_grad():
+                gate = self._gate.detach().requires_grad_()
+                self._activated = gate, self.act(gate)
+        return self._activated
+
+
 class _Gated(torch.autograd.Function):
-    """act(gate) * up, both (..., I); the activation is computed again in the backward pass."""
+    """act(gate) * up, both (..., I)."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor, inputs: _GateAndUp) -> Tensor:
         ctx.save_for_backward(gate, up)
-        ctx.act = act
-        return act(gate) * up
+        ctx.inputs, ctx.act = inputs, inputs.act
+        return inputs.act(gate) * up
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
-        with torch.enable_grad():
-            gate = gate.detach().requires_grad_()
-            activated = ctx.act(gate)
-        (of_gate,) = torch.autograd.grad(activated, gate, gradient * up)
-        return of_gate, gradient * activated.detach(), None
+        # a loss may outlive its backward pass, and with it this node: what it holds besides autograd's own is let go here
+        inputs, ctx.inputs = ctx.inputs or _GateAndUp(gate, up, ctx.act), None
+        return *inputs.gradients(gradient), None
