@@ -187,7 +187,8 @@ def test_filters_that_reject_everything_are_an_error(tmp_path, limits, knob):
     path = write_jsonl(tmp_path / "m.jsonl", speech_rows(tmp_path, [0.5] * 6))
     blend = make_blend([{"type": "nemo", "manifest_filepath": path, "prompts": ["Hi"]}], limits)
     with pytest.raises(
-        ConfigError, match=rf"nothing but rejected rows.*{{'{knob}': 1000}}.*1000 tries.*data.train_ds.{knob}"
+        ConfigError,
+        match=rf"nothing but rejected rows.*1000 rows in vain \(rejected by {knob}: 1000\).*data.train_ds.{knob}",
     ):
         blend.draw()
 

@@ -47,7 +47,7 @@ def test_the_row_of_a_format_is_read(tmp_path, kind):
 
 def test_the_configurations_are_ones():
     blocks = [yaml.safe_load(block)["data"] for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         read_config(TrainConfig, block["train_ds"], "data.train_ds").check("data.train_ds")
     read_config(ValidationConfig, blocks[0]["validation_ds"], "data.validation_ds")
