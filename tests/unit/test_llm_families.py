@@ -131,7 +131,7 @@ def test_packed_conversations_equal_those_alone(family: str, tmp_path: Path) -> 
     for name, weight in llm.named_parameters():
         if ".lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    lens = [5, 9, 1]
+    lens = [5, 9, 1, 4, 8, 5]  # some of which are computed together
     ids = torch.randint(7, 200, (sum(lens),), generator=torch.Generator().manual_seed(0))
     weights = torch.randn(sum(lens), llm.hidden_size, generator=torch.Generator().manual_seed(1))
 
@@ -151,6 +151,14 @@ def test_packed_conversations_equal_those_alone(family: str, tmp_path: Path) -> 
     assert len(found) > 5
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_conversations_of_like_length_are_attended_together() -> None:
+    packing = packed_attention.Packing.of([4, 1, 3], torch.device("cpu"))
+    assert [group.tolist() for group in packing.groups] == [[[0, 1, 2, 3], [5, 6, 7, 7]], [[4]]]
+    assert packing.places.tolist() == [0, 1, 2, 3, 8, 4, 5, 6]
+    assert packing.positions.tolist() == [[0, 1, 2, 3, 0, 0, 1, 2]]
+    assert packing.ends.tolist() == [0, 4, 5, 8]
 
 
 def test_an_llm_that_mixes_packed_conversations_is_refused(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 Transformers calls attention through a table of functions. The entries made here do what the entry they stand for does, unless the
 caller of the model hands in a `Packing`: then every conversation attends to itself alone.
 
-Shapes: P packed positions, h heads, d width of a head, T positions of a conversation.
+Shapes: P packed positions, h heads, d width of a head, B conversations of a group, T positions of the longest of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vtblender_nemo.common.lengths import length_groups
+
 BASES = ("sdpa", "eager")
+_MAX_PADDING = 0.25  # of a group, which attention alone computes on
 _PREFIX = "packed_"
 
 
@@ -32,18 +35,25 @@ class Packing:
         lens: positions of each conversation, P together.
         positions: (1, P) position inside the conversation.
         ends: (conversations + 1,) int32, 0 and where each conversation ends.
+        groups: by group of conversations of like length, (conversations of it, T) their packed positions; a conversation that
+            is shorter than T goes on with its last one, which none of its own positions sees.
+        places: (P,) where each packed position stands in all groups, one behind another.
     """
 
     lens: tuple[int, ...]
     positions: Tensor
     ends: Tensor
+    groups: tuple[Tensor, ...]
+    places: Tensor
 
     @classmethod
     def of(cls, lens: Sequence[int], device: torch.device) -> Packing:
         """Packing of conversations of these lengths; none may be 0."""
         positions = torch.cat([torch.arange(length) for length in lens])
         ends = torch.tensor([0, *accumulate(lens)], dtype=torch.int32)
-        return cls(tuple(lens), positions[None].to(device), ends.to(device))
+        groups, places = _groups(lens)
+        groups = tuple(group.to(device) for group in groups)
+        return cls(tuple(lens), positions[None].to(device), ends.to(device), groups, places.to(device))
 
     def arguments(self, attention: str) -> dict[str, Any]:
         """What the model's forward takes, given the name of its attention."""
@@ -59,6 +69,20 @@ class Packing:
             "max_length_q": longest,
             "max_length_k": longest,
         }
+
+
+def _groups(lens: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The groups and places of a `Packing`."""
+    starts = [0, *accumulate(lens)]
+    groups, places, behind = [], torch.empty(starts[-1], dtype=torch.int64), 0
+    for members in length_groups(lens, _MAX_PADDING):
+        longest = lens[members[0]]
+        within = torch.arange(longest)
+        groups.append(torch.stack([starts[one] + within.clamp(max=lens[one] - 1) for one in members]))
+        for row, one in enumerate(members):
+            places[starts[one] : starts[one + 1]] = behind + row * longest + within[: lens[one]]
+        behind += len(members) * longest
+    return tuple(groups), places
 
 
 def can_pack(attention: str) -> bool:
@@ -106,14 +130,21 @@ def _packed(
     """Query (1, h, P, d), key and value (1, heads of theirs, P, d) -> (1, P, h, d)."""
     if dropout == 0.0 and softcap is None and _has_varlen_kernel(query):
         return _varlen(packing, query, key, value, scaling, sliding_window)
-    parts = zip(*(part.split(packing.lens, 2) for part in (query, key, value)), strict=True)
-    outputs = [
-        _one(*part, scaling=scaling, dropout=dropout, softcap=softcap, sliding_window=sliding_window) for part in parts
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2)
+    outputs = []
+    for group in packing.groups:
+        parts = (part[0].index_select(1, group.flatten()).unflatten(1, group.shape) for part in (query, key, value))
+        output = _group(
+            *(part.transpose(0, 1) for part in parts),
+            scaling=scaling,
+            dropout=dropout,
+            softcap=softcap,
+            sliding_window=sliding_window,
+        )
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, packing.places)[None]
 
 
-def _one(
+def _group(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -123,7 +154,7 @@ def _one(
     softcap: float | None,
     sliding_window: int | None,
 ) -> Tensor:
-    """Causal attention of one conversation: (1, h, T, d) each, keys and values with as many heads as they have."""
+    """Causal attention of conversations (B, h, T, d) each, keys and values with as many heads as they have."""
     length = query.shape[2]
     if softcap is None:
         is_windowed = sliding_window is not None and length > sliding_window
