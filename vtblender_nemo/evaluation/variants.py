@@ -1,7 +1,8 @@
-"""The same test items with something else in place of their audio: what does a model know without hearing?
+"""The same test items with something taken away or replaced: what does a model know without hearing, or reading?
 
 `silence` and `shuffle` take the audio away (a model that answers as well as before did not listen); `text` puts the
-transcript in its place (the gap between speech and text).
+transcript in its place (the gap between speech and text); `without_text` takes the written facts away (a model that
+answers as well as before did not read them).
 """
 
 from __future__ import annotations
@@ -74,6 +75,88 @@ VARIANTS: Mapping[str, Callable[[Sequence[Item]], list[Item]]] = {
     "text": text_twin,
 }
 BLIND_VARIANTS: tuple[str, ...] = ("silence", "shuffle")
+
+
+def without_text(items: Sequence[Item]) -> list[Item]:
+    """The items without the facts that they give in writing; what is asked stays.
+
+    `custom.fact_text`, a text or a list of them, says which text parts of user turns are facts. Items that do not say
+    lose every text part of user turns but the last one of the last turn, which is taken for the question. A user turn
+    of which nothing is left goes with the answer to it, and so does what an item says in `fact_text` = "".
+
+    Returns:
+        Only the items that had something to lose (their ids stay), and those with an error.
+
+    Raises:
+        DataError: no item has anything to lose, `fact_text` names what no user turn says, or nothing is left to be asked.
+    """
+    kept = [reduced for item in items if (reduced := _less_text(item)) is not None]
+    if all(item.conversation is None for item in kept):
+        raise DataError(
+            "no item has a fact in writing",
+            value=len(items),
+            expected="custom.fact_text in the items, or text beside what is asked",
+            knob="variants",
+        )
+    return kept
+
+
+def _less_text(item: Item) -> Item | None:
+    """The item without its written facts; None if it has none."""
+    if item.conversation is None:
+        return item
+    turns, facts = item.conversation.turns, _written_facts(item)
+    if not facts:
+        return None
+    left: list[Turn] = []
+    for number, turn in enumerate(turns):
+        parts = tuple(part for place, part in enumerate(turn.parts) if (number, place) not in facts)
+        answers_nothing = turn.role == "assistant" and (not left or left[-1].role != "user")
+        if parts and not answers_nothing:
+            left.append(Turn(turn.role, parts))
+    if not left or left[-1].role != "user":
+        raise DataError(
+            f"nothing is left to ask of item {item.id!r} without its written facts",
+            value=item.custom.get("fact_text"),
+            expected="facts beside the question",
+            knob="custom.fact_text",
+        )
+    return replace(item, conversation=replace(item.conversation, turns=tuple(left)))
+
+
+def _written_facts(item: Item) -> set[tuple[int, int]]:
+    """Turn and place in it of every text part that is a fact."""
+    assert item.conversation is not None
+    turns = item.conversation.turns
+    texts = [
+        (number, place, part.text.strip())
+        for number, turn in enumerate(turns)
+        if turn.role == "user"
+        for place, part in enumerate(turn.parts)
+        if isinstance(part, Text)
+    ]
+    if "fact_text" not in item.custom:
+        asked = max((key for *key, _ in texts if key[0] == len(turns) - 1), default=None)
+        return {(number, place) for number, place, _ in texts if [number, place] != asked}
+    given = item.custom["fact_text"]
+    wanted = {str(fact).strip() for fact in (given if isinstance(given, list) else [given])} - {""}
+    if absent := sorted(wanted - {text for *_, text in texts}):
+        raise DataError(
+            f"item {item.id!r} does not say its own fact",
+            value=absent,
+            expected="the whole of a text part of a user turn",
+            knob="custom.fact_text",
+        )
+    return {(number, place) for number, place, text in texts if text in wanted}
+
+
+SCORED_VARIANTS: Mapping[str, Callable[[Sequence[Item]], list[Item]]] = {
+    "text_twin": VARIANTS["text"],
+    "no_audio_silence": VARIANTS["silence"],
+    "no_audio_shuffle": VARIANTS["shuffle"],
+    "no_text": without_text,
+}
+"""The variants by their names in `scores.json`; `report.json` has names of its own, in `VARIANTS`."""
 
 
 def make_variant(name: str, items: Sequence[Item]) -> list[Item]:
