@@ -5,12 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.conversation import Audio, Conversation
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.evaluation.items import Item
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A prediction, and what it took.
+
+    Attributes:
+        text: the answer.
+        secs: of generation, its share of its batch; None where it was not measured.
+        device: that the model ran on, as a name for readers.
+    """
+
+    text: str
+    secs: float | None = None
+    device: str = ""
 
 
 class Journal:
@@ -28,23 +44,34 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._texts: dict[str, str] = {}
+        self._kept: dict[str, Kept] = {}
         if path is not None and path.exists():
             self._read(path)
 
     def get(self, key: str) -> str | None:
-        return self._texts.get(key)
+        """The prediction of a key."""
+        return self._kept[key].text if key in self._kept else None
 
-    def add(self, texts: Mapping[str, str]) -> None:
-        """Keeps predictions by key; on disk when this returns."""
-        self._texts.update(texts)
-        if self.path is None or not texts:
+    def timed(self, key: str) -> Kept | None:
+        """The prediction of a key with what it took."""
+        return self._kept.get(key)
+
+    def add(self, texts: Mapping[str, str], *, secs: Mapping[str, float] | None = None, device: str = "") -> None:
+        """Keeps predictions by key; on disk when this returns.
+
+        Args:
+            texts: predictions by key.
+            secs: what each took, by key.
+            device: that took so long.
+        """
+        secs = secs or {}
+        added = {key: Kept(text, secs.get(key), device) for key, text in texts.items()}
+        self._kept.update(added)
+        if self.path is None or not added:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps({"key": k, "prediction": t}, ensure_ascii=False) + "\n" for k, t in texts.items()
-            )
+            file.writelines(json.dumps(_row(key, kept), ensure_ascii=False) + "\n" for key, kept in added.items())
 
     def remove(self) -> None:
         """Deletes the file."""
@@ -59,10 +86,15 @@ class Journal:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                self._texts[row["key"]] = row["prediction"]
+                self._kept[row["key"]] = Kept(row["prediction"], row.get("secs"), row.get("device", ""))
             except (ValueError, TypeError, KeyError) as error:
                 expected = "a journal of predictions; delete the file to start anew"
                 raise DataError("unreadable line in a journal", path=path, line=number, expected=expected) from error
+
+
+def _row(key: str, kept: Kept) -> dict[str, Any]:
+    measured = {} if kept.secs is None else {"secs": kept.secs, "device": kept.device}
+    return {"key": key, "prediction": kept.text, **measured}
 
 
 def prediction_key(item: Item, settings: Mapping[str, Any]) -> str:

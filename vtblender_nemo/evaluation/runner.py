@@ -6,6 +6,7 @@ Shapes: B items of a batch, I items of a set.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,10 +61,19 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer, or the reason why there is none."""
+    """An answer, or the reason why there is none.
+
+    Attributes:
+        text: the answer.
+        error: why there is none.
+        secs: of generation, the item's share of its batch; None where it was not measured.
+        device: that the model ran on.
+    """
 
     text: str | None
     error: str = ""
+    secs: float | None = None
+    device: str = ""
 
 
 def predict(
@@ -73,6 +83,7 @@ def predict(
     decoding: Decoding = Decoding(),
     journal: Journal | None = None,
     model_id: str = "",
+    device: str = "",
     progress: bool = True,
     title: str = "generate",
 ) -> list[Prediction]:
@@ -84,6 +95,7 @@ def predict(
         decoding: batch sizes and limits.
         journal: keeps what is done; items found in it are not answered again.
         model_id: names the model in the journal, as path and time of change.
+        device: that the model runs on, for readers of the times.
         progress: show a bar with the time left.
         title: stands before the bar.
 
@@ -99,15 +111,19 @@ def predict(
             predictions[number] = Prediction(None, item.error)
             continue
         keys[number] = prediction_key(item, settings)
-        if (text := journal.get(keys[number])) is not None:
-            predictions[number] = Prediction(text)
+        if (kept := journal.timed(keys[number])) is not None:
+            predictions[number] = Prediction(kept.text, secs=kept.secs, device=kept.device)
     waiting = {number: items[number] for number in keys if number not in predictions}
     with tqdm(total=len(items), initial=len(predictions), desc=title, unit="item", disable=not progress) as bar:
         for batch in _batches(waiting, decoding, model.token_equivalent_duration):
-            answers = _answer(model, [items[number] for number in batch], decoding)
+            answers = _answer(model, [items[number] for number in batch], decoding, device)
             predictions.update(zip(batch, answers, strict=True))
-            done = {keys[number]: answer.text for number, answer in zip(batch, answers, strict=True)}
-            journal.add({key: text for key, text in done.items() if text is not None})
+            done = {keys[number]: answer for number, answer in zip(batch, answers, strict=True)}
+            journal.add(
+                {key: answer.text for key, answer in done.items() if answer.text is not None},
+                secs={key: answer.secs for key, answer in done.items() if answer.secs is not None},
+                device=device,
+            )
             bar.update(len(batch))
     return [predictions[number] for number in range(len(items))]
 
@@ -288,14 +304,19 @@ def _length(item: Item, secs_per_token: float) -> float:
     return item.conversation.audio_secs / secs_per_token + sum(len(part.text) for part in parts) / CHARACTERS_PER_TOKEN
 
 
-def _answer(model: Answerer, items: Sequence[Item], decoding: Decoding) -> list[Prediction]:
+def _answer(model: Answerer, items: Sequence[Item], decoding: Decoding, device: str) -> list[Prediction]:
     """Answers a batch at once; where an item is at fault, one by one."""
     conversations = [item.conversation for item in items if item.conversation is not None]
+    started = time.perf_counter()
     try:
         texts = model.generate(conversations, max_new_tokens=decoding.max_new_tokens, **decoding.options)
     except DataError as error:
         if len(items) == 1:
             return [Prediction(None, str(error))]
-        return [answer for item in items for answer in _answer(model, [item], decoding)]
-    assert len(texts) == len(items), f"{len(texts)} answers to {len(items)} conversations"
-    return [Prediction(text) for text in texts]
+        return [answer for item in items for answer in _answer(model, [item], decoding, device)]
+    if len(texts) != len(items):
+        raise DataError(
+            "the model gave not as many answers as it was asked for", value=len(texts), expected=f"{len(items)} answers"
+        )
+    secs = round((time.perf_counter() - started) / len(items), 6)
+    return [Prediction(text, secs=secs, device=device) for text in texts]
