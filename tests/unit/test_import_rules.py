@@ -35,7 +35,7 @@ RULES: dict[str, set[str]] = {
     "export": {"models", "modules"},
     "serving": {"models", "modules"},
     "tiny": {"data", "synthesis", "evaluation.metrics", "training.optim"},
-    "experiments": {"models", "training", "evaluation", "tiny"},
+    "experiments": {"models", "data", "training", "evaluation", "tiny"},
 }
 
 # Third parties that cost much or are optional, and the only rooms that may import them at all.

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from vtblender_nemo.evaluation.plots import read_history, write_plots
 from vtblender_nemo.evaluation.report import RunFacts, SourceShare, build_report, write_report
 from vtblender_nemo.evaluation.runner import Answerer, Decoding, EvalTask, TaskResult, evaluate
 from vtblender_nemo.evaluation.tables import show_report
+from vtblender_nemo.evaluation.variants import text_twin
 
 if TYPE_CHECKING:
     from vtblender_nemo.models.vtblender import VTBlenderModel
@@ -42,7 +44,7 @@ def run(cfg: DictConfig) -> None:
     Raises:
         VTBlenderError: whatever the user can mend; the message tells how.
     """
-    if OmegaConf.is_missing(cfg, "output_dir") or not _model_path(cfg).exists():
+    if OmegaConf.is_missing(cfg, "output_dir") or not nemo_path(cfg).exists():
         _check(cfg)  # before the seconds that it takes to load the host and the models
     directory = Path(cfg.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
     from vtblender_nemo.training.fit import CONFIG_FILE, build_data, build_model, fit, load_best
     from vtblender_nemo.training.run_config import check_same_run, hold_to_config
 
-    directory, path = Path(cfg.output_dir), _model_path(cfg)
+    directory, path = Path(cfg.output_dir), nemo_path(cfg)
     check_same_run(cfg, directory / CONFIG_FILE)
     if path.exists():
         return path
@@ -101,7 +103,8 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
     return path
 
 
-def _model_path(cfg: DictConfig) -> Path:
+def nemo_path(cfg: DictConfig) -> Path:
+    """Where a training puts its `.nemo`."""
     directory = Path(cfg.output_dir)
     return directory / f"{directory.resolve().name}.nemo"
 
@@ -255,11 +258,29 @@ def _evaluate(cfg: DictConfig, model: Answerer, directory: Path, model_path: Pat
 
 
 def _evaluate_base(cfg: DictConfig, model: VTBlenderModel, directory: Path, model_path: Path) -> TaskResult | None:
-    if "text" not in cfg.tasks:
-        return None
+    if "text" not in cfg.tasks or model.cfg.get("train_llm"):
+        return None  # where the LLM itself was trained, its base is not there any more
     settings = OmegaConf.merge(cfg, {})
     settings.tasks = {"text": cfg.tasks.text}
     return _evaluate(settings, BaseLLM(model), directory, model_path)["text"]
+
+
+def answer_transcripts(cfg: DictConfig, tasks: Mapping[str, DictConfig], model: Path, directory: Path) -> None:
+    """Lets the base LLM inside a model answer the items of some tasks with transcripts in place of their audios.
+
+    Args:
+        cfg: the section `evaluation`.
+        tasks: by name; their items need `custom.transcript`.
+        model: the `.nemo`.
+        directory: where predictions are written, `TASK.jsonl`.
+    """
+    evaluate(
+        BaseLLM(_restore(model)),
+        [replace(task, items=text_twin(task.items), variants=()) for task in map(_task, tasks, tasks.values())],
+        output_dir=directory,
+        decoding=Decoding(cfg.max_new_tokens, cfg.batch_size, cfg.batch_tokens),
+        model_id=f"{model}@{model.stat().st_mtime_ns}",
+    )
 
 
 def _task(name: str, cfg: DictConfig) -> EvalTask:
