@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.experiments import main_job, one_run
 from vtblender_nemo.experiments.measures import read_run
 from vtblender_nemo.experiments.settings import deciding_settings, read_variant
@@ -45,9 +45,9 @@ def test_variants_of_forgetting() -> None:
     assert types(changed(variant_of("speech_only"))) == {"group", "speech_qa"}
     assert types(changed(variant_of("without_mixed_modal"))) == {"group", "speech_qa", "text_chat"}
     frozen = changed(variant_of("without_lora"))
-    assert (frozen.model.lora, frozen.model.train_llm) == (None, False)
+    assert (frozen.model.get("lora"), frozen.model.train_llm) == (None, False)
     tuned = changed(variant_of("full_finetuning"))
-    assert (tuned.model.lora, tuned.model.train_llm) == (None, True)
+    assert (tuned.model.get("lora"), tuned.model.train_llm) == (None, True)
     for cfg in (frozen, tuned):
         assert "lora" not in cfg.model.optim.lr_scale
         assert cfg.model.optim.lr_scale.encoder == 0.7
@@ -57,7 +57,7 @@ def test_other_recipes_need_no_such_key() -> None:
     cfg = variant_of(
         "without_lora", "recipe=vtb_blend", "data.train_ds.input_cfg=[{type: nemo}]", "evaluation.tasks={}"
     )
-    assert changed(cfg).model.lora is None
+    assert "lora" not in changed(cfg).model
     with pytest.raises(ConfigError, match="no such key to remove"):
         changed(variant_of("joint", "variant.remove=[model.optim.lr_scale.lroa]"))
 
@@ -125,6 +125,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, DictConfig]]:
 
     monkeypatch.setattr(main_job, "train", train)
     monkeypatch.setattr(main_job, "run", run)
+    monkeypatch.setattr(main_job, "check_tests", lambda cfg: None)
     monkeypatch.setattr(main_job, "answer_transcripts", transcripts)
     monkeypatch.setattr(one_run, "shared_world", lambda cfg, take_from: {"llm": {"accuracy": 91}})
     return asked
@@ -162,3 +163,27 @@ def test_what_the_user_can_mend_is_told_without_a_traceback(
     with pytest.raises(SystemExit, match="ConfigError: no such task"):
         one_run.main(str(tmp_path))
     assert read_run(tmp_path) is None
+    assert trainings == []
+
+
+def test_tests_are_read_before_the_training(
+    tmp_path: Path, trainings: list[tuple[str, DictConfig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(main_job, "train", lambda *_: pytest.fail("trained before the tests were read"))
+    tests = tmp_path / "tests.jsonl"
+    task = f"text: {{metric: exact_match, items: [{tests}], variants: []}}"
+    cfg = variant_of("joint", f"output_dir={tmp_path}", "recipe=vtb_blend", f"evaluation.tasks={{{task}}}")
+    cfg.data.train_ds.input_cfg = [{"type": "text_chat"}]
+    with pytest.raises(DataError, match="missing"):
+        one_run.make_run(cfg)
+    tests.write_text(
+        '{"id": "1", "task": "text", "messages": [{"role": "user", "content": "Hi"}], "reference": "Hi"}\n'
+    )
+    cfg.evaluation.tasks.text.metric = "exactly"
+    with pytest.raises(ConfigError, match="unknown metric"):
+        one_run.make_run(cfg)
+    cfg.evaluation.tasks.text.metric = "exact_match"
+    cfg.evaluation.tasks.text.variants = ["shuffle"]
+    with pytest.raises(DataError, match="without audio"):
+        one_run.make_run(cfg)

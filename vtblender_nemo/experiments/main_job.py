@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.evaluation.items import Item, read_items
+from vtblender_nemo.evaluation.metrics import check_metric
 from vtblender_nemo.evaluation.plots import read_history, write_plots
 from vtblender_nemo.evaluation.report import RunFacts, SourceShare, build_report, write_report
 from vtblender_nemo.evaluation.runner import Answerer, Decoding, EvalTask, TaskResult, evaluate
 from vtblender_nemo.evaluation.tables import show_report
-from vtblender_nemo.evaluation.variants import text_twin
+from vtblender_nemo.evaluation.variants import make_variant, text_twin
 
 if TYPE_CHECKING:
     from vtblender_nemo.models.vtblender import VTBlenderModel
@@ -263,6 +264,23 @@ def _evaluate_base(cfg: DictConfig, model: VTBlenderModel, directory: Path, mode
     settings = OmegaConf.merge(cfg, {})
     settings.tasks = {"text": cfg.tasks.text}
     return _evaluate(settings, BaseLLM(model), directory, model_path)["text"]
+
+
+def check_tests(cfg: DictConfig) -> None:
+    """Reads every test set and makes its variants, before hours of training whose result they are to score.
+
+    Args:
+        cfg: the section `evaluation`.
+
+    Raises:
+        DataError: a test set that is missing or cannot be used; names file and line.
+        ConfigError: an unknown metric, option or variant.
+    """
+    for name, values in cfg.tasks.items():
+        task = _task(name, values)
+        check_metric(task.metric, task.metric_options)
+        for variant in task.variants:
+            make_variant(variant, task.items)
 
 
 def answer_transcripts(cfg: DictConfig, tasks: Mapping[str, DictConfig], model: Path, directory: Path) -> None:

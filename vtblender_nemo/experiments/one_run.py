@@ -44,6 +44,8 @@ def make_run(cfg: DictConfig) -> RunScores:
     if cfg.get("tiny"):
         write_json(shared_world(cfg.tiny, variant.world_from), directory / main_job.WORLD_FILE)
     cfg = changed(cfg, variant)
+    main_job.check_tests(cfg.evaluation)
+    _check_ceilings(cfg, variant.ceilings)
     configs = staged(cfg, variant) if stages else [cfg]
     for stage in configs[:-1]:
         main_job.train(stage, main_job.Clock(Path(stage.output_dir) / main_job.SECONDS_FILE))
@@ -122,14 +124,19 @@ def staged(cfg: DictConfig, variant: VariantConfig) -> list[DictConfig]:
     return configs
 
 
-def _answer_as_base(cfg: DictConfig, tasks: list[str]) -> None:
-    """What the base LLM answers to the transcripts: the most that hearing could give."""
+def _check_ceilings(cfg: DictConfig, tasks: list[str]) -> None:
     if unknown := sorted(set(tasks) - set(cfg.evaluation.tasks)):
         raise ConfigError(
             "no such task", value=unknown, expected=f"among {', '.join(cfg.evaluation.tasks)}", knob="variant.ceilings"
         )
-    if cfg.model.train_llm:
-        raise ConfigError("the base LLM is gone", expected="a frozen one", knob="variant.ceilings, or model.train_llm")
+    if tasks and cfg.model.train_llm:
+        raise ConfigError(
+            "a trained LLM has no base to ask", expected="a frozen one", knob="variant.ceilings, or model.train_llm"
+        )
+
+
+def _answer_as_base(cfg: DictConfig, tasks: list[str]) -> None:
+    """What the base LLM answers to the transcripts: the most that hearing could give."""
     path = main_job.nemo_path(cfg)
     folder = Path(cfg.output_dir) / "predictions" / CEILING
     main_job.answer_transcripts(cfg.evaluation, {name: cfg.evaluation.tasks[name] for name in tasks}, path, folder)
