@@ -42,9 +42,9 @@ def test_an_interval_decides_what_is_claimed(value, low, high, headline, status)
 
 
 def test_error_rates_are_turned():
-    higher = Measure("asr", "asr", "wer_percent", 9.0, 8.0, 10.0, 100, variant="minus_text_twin", better="lower")
+    higher = Measure("sqa", "sqa", "wer_percent", 9.0, 8.0, 10.0, 100, variant="minus_text_twin", better="lower")
     (verdict,) = verdicts(run_of([higher]))
-    assert verdict.headline == "Speech far behind text"
+    assert verdict.headline == "Spoken questions far behind read ones"
     assert verdict.mark.written == "+9.00"
 
 
@@ -63,7 +63,7 @@ def test_text_skills_are_those_of_text_tasks():
 def test_gap_is_that_of_questions():
     translation = difference(-20.0, -22.0, -18.0, kind="ast", variant="text_twin")
     (verdict,) = verdicts(run_of([translation, difference(-1.0, -3.0, 1.0, kind="sqa", variant="text_twin")]))
-    assert verdict.headline == "Speech understood nearly like text"
+    assert verdict.headline == "Spoken questions answered nearly like read ones"
 
 
 def score(value: float, low: float, high: float, variant: str = "") -> Measure:
@@ -87,6 +87,12 @@ def score(value: float, low: float, high: float, variant: str = "") -> Measure:
 def test_blind_answers_tell_what_is_used(blind, headline):
     (verdict,) = verdicts(run_of([score(80, 76, 84), *blind]))
     assert verdict.headline == headline
+
+
+def test_blind_answers_to_some_items_are_told_as_such():
+    blind = Measure("mixed", "mixed", "exact_match_percent", 10, 8, 12, 40, variant="no_text", better="higher")
+    (chart,) = blind_charts(run_of([score(80, 76, 84), blind]))
+    assert [mark.note for mark in chart.rows[0].known] == ["", "40 items"]
 
 
 # Charts ---------------------------------------------------------------------------------------------------------------

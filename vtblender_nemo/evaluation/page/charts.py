@@ -44,7 +44,7 @@ class Mark:
         measure: the number, its interval and its items.
         run: place among the runs beside this one, from 0, for the role `other`.
         signed: a difference, written with its sign.
-        note: what a reader has to know of this number, as that items failed.
+        note: what a reader has to know of this number, as that it is of other items.
     """
 
     label: str
@@ -62,6 +62,11 @@ class Mark:
     def has_interval(self) -> bool:
         """What was not resampled has its value for both bounds."""
         return self.measure.low != self.measure.high
+
+    @property
+    def failed(self) -> str:
+        """How many items had no answer; empty where all had one."""
+        return f"{self.measure.failed:,} failed" if self.measure.failed else ""
 
     @property
     def color(self) -> str:

@@ -42,6 +42,13 @@ VARIANTS = {
     "no_audio_shuffle": "with other speech",
     "no_text": "without the text",
 }
+DIFFERENCES = {
+    "text_twin": "Speech minus transcript",
+    "no_audio_silence": "Speech minus silence",
+    "no_audio_shuffle": "Speech minus other speech",
+    "no_text": "Text minus no text",
+}
+"""What is taken from what, by the variant that is taken."""
 GROUP_KEYS = {"secs": "seconds of audio", "language": "language", "kind": "kind"}
 DURATION_KEY = "secs"
 DIFFERENCE = "minus_"
@@ -89,9 +96,8 @@ def variant_title(variant: str, kind: str = TEXT_KIND) -> str:
 
 def difference_title(variant: str, kind: str = TEXT_KIND) -> str:
     """What is taken from what in `minus_...`."""
-    if variant == DIFFERENCE + TEXT_TWIN:
-        return "Speech minus transcript"
-    return f"This model minus {variant_title(variant.removeprefix(DIFFERENCE), kind)}"
+    other = variant.removeprefix(DIFFERENCE)
+    return DIFFERENCES.get(other, f"This model minus {variant_title(other, kind)}")
 
 
 def role_of(variant: str) -> Role:

@@ -36,15 +36,17 @@ DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "none": 
 
 @dataclass(frozen=True)
 class Details:
-    """Every measure of a task over all its items.
+    """Every measure of a task over all its items; measures and variants, whichever are fewer, stand side by side.
 
     Attributes:
-        columns: variants, and differences from them.
-        rows: a measure's title, what it counts, and its number for every column.
+        corner: what the rows are.
+        columns: headings, each with a note.
+        rows: headings, each with a note, and a number for every column.
     """
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[Mark | None, ...]], ...]
+    corner: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[tuple[str, str], tuple[Mark | None, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,10 @@ class TaskSection:
     charts: tuple[Chart, ...]
 
 
-def mark_of(measure: Measure, label: str | None = None, *, run: int | None = None) -> Mark:
+def mark_of(measure: Measure, label: str | None = None, *, run: int | None = None, note: str = "") -> Mark:
     """A measure with the name and colour of its variant, or of the run it is from."""
     signed = measure.variant.startswith(DIFFERENCE)
     role = "other" if run is not None else "model" if signed else role_of(measure.variant)
-    note = f"{measure.failed:,} failed" if measure.failed else ""
     return Mark(label or variant_title(measure.variant, measure.kind), role, measure, run or 0, signed, note)
 
 
@@ -96,9 +97,13 @@ def blind_charts(run: Run) -> list[Chart]:
 
 def _beside(run: Run, wanted: Callable[[str], bool]) -> Callable[[str], list[Mark]]:
     def marks(task: str) -> list[Mark]:
-        found = [run.main_of(task, variant) for variant in run.variants(task) if wanted(variant)]
         main = run.main_of(task)
-        return [mark_of(measure) for measure in (main, *found) if measure] if main and any(found) else []
+        found = [run.main_of(task, variant) for variant in run.variants(task) if wanted(variant)]
+        others = [measure for measure in found if measure]
+        if not main or not others:
+            return []
+        notes = ["" if measure.items == main.items else count(measure.items, "item") for measure in others]
+        return [mark_of(main), *(mark_of(measure, note=note) for measure, note in zip(others, notes, strict=True))]
 
     return marks
 
@@ -197,15 +202,18 @@ def _details(run: Run, task: str) -> Details | None:
     names = list(dict.fromkeys(measure.measure for measure in whole))
     if len(names) < 2:  # the charts of all tasks hold it
         return None
-    rows = []
-    for name in names:
-        found = [run.get(task, name, variant) for variant in variants]
-        first = next(measure for measure in found if measure)
-        scale = ", ".join(part for part in (unit_of(name), DIRECTIONS[first.better]) if part)
-        marks = tuple(mark_of(measure) if measure else None for measure in found)
-        rows.append((measure_title(name), scale, marks))
-    titles = (_title(variant, run.kinds[task]) for variant in variants)
-    return Details(tuple(titles), tuple(rows))
+    table = [[mark_of(found) if (found := run.get(task, name, v)) else None for v in variants] for name in names]
+    measures = [(measure_title(name), _scale(run.sheet.of_task(task), name)) for name in names]
+    titles = [(_title(variant, run.kinds[task]), "") for variant in variants]
+    if len(variants) > len(names):
+        columns = [tuple(column) for column in zip(*table, strict=True)]
+        return Details("", tuple(measures), tuple(zip(titles, columns, strict=True)))
+    return Details("measure", tuple(titles), tuple(zip(measures, map(tuple, table), strict=True)))
+
+
+def _scale(measures: Sequence[Measure], name: str) -> str:
+    better = next(measure.better for measure in measures if measure.measure == name)
+    return ", ".join(part for part in (unit_of(name), DIRECTIONS[better]) if part)
 
 
 def _title(variant: str, kind: str) -> str:

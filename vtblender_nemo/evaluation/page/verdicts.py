@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from vtblender_nemo.evaluation.page.charts import Axis, Mark
+from vtblender_nemo.evaluation.page.charts import Axis, Mark, Row, axis_of
 from vtblender_nemo.evaluation.page.names import (
     BASE,
     BLIND_PREFIX,
@@ -101,10 +101,10 @@ GAP_CLAIM = _Claim(
     TEXT_TWIN,
     GAP_MARGIN,
     {
-        "none": "Speech understood nearly like text",
-        "unsure": "Speech and text not told apart",
-        "small": "Speech somewhat behind text",
-        "large": "Speech far behind text",
+        "none": "Spoken questions answered nearly like read ones",
+        "unsure": "Spoken and read questions not told apart",
+        "small": "Spoken questions somewhat behind read ones",
+        "large": "Spoken questions far behind read ones",
     },
     "against the transcript of the same items",
     "plot-minus_text_twin",
@@ -118,9 +118,8 @@ def _text(run: Run) -> Iterator[Verdict]:
 
 
 def _gap(run: Run) -> Iterator[Verdict]:
-    """Of questions, if there are any: their gap is a goal, and that of a translation has another scale."""
-    questions = [task for task, kind in run.kinds.items() if kind == QUESTIONS_KIND]
-    yield from _difference(run, questions or [task for task in run.main if run.kinds[task] != TEXT_KIND], GAP_CLAIM)
+    """Of questions alone: the margin is the goal for them, and a translation's gap has another scale."""
+    yield from _difference(run, [task for task, kind in run.kinds.items() if kind == QUESTIONS_KIND], GAP_CLAIM)
 
 
 def _difference(run: Run, tasks: Sequence[str], claim: _Claim) -> Iterator[Verdict]:
@@ -170,44 +169,48 @@ def _gain(measure: Measure) -> tuple[float, float, float]:
 
 
 def _listening(run: Run) -> Iterator[Verdict]:
-    """Of all tasks that were also answered blind, the one where blind answers come closest."""
-    candidates = []
-    for task in run.main:
-        main = run.main_of(task)
-        found = (run.main_of(task, variant) for variant in run.variants(task) if variant.startswith(BLIND_PREFIX))
-        if main and main.better != "none":
-            candidates += [_beside(run, main, blind) for blind in found if blind]
-    if not candidates:
-        return
-    apart, _, main, nearest = min(candidates, key=lambda candidate: candidate[:2])
-    unit = unit_of(main.measure)
-    blind_mark, mark = mark_of(nearest), mark_of(main)
-    detail = (
-        f"{task_title(main.task)}, {measure_title(main.measure)}; "
-        f"{blind_mark.written}{_spaced(unit)} {variant_title(nearest.variant)}"
-    )
-    highest = max(main.high, nearest.high, main.value, nearest.value, 100.0 if is_of_100(main.measure) else 0.0)
-    yield Verdict(
-        _used(run) if apart else f"The {_part(nearest.variant)} may be ignored",
-        "good" if apart else "bad",
-        mark,
-        unit,
-        detail,
-        beside=(blind_mark,),
-        axis=Axis(0.0, highest or 1.0, ()),
-        place="blind",
-    )
+    """Of all that was also answered blind, the task and the blind variant that tell least of listening and reading."""
+    found = [
+        _blind(run, main, blind)
+        for task in run.main
+        if (main := run.main_of(task)) and main.better != "none"
+        for variant in run.variants(task)
+        if variant.startswith(BLIND_PREFIX) and (blind := run.main_of(task, variant))
+    ]
+    if found:
+        yield min(found, key=lambda one: one[0])[1]
 
 
-def _beside(run: Run, main: Measure, blind: Measure) -> tuple[bool, float, Measure, Measure]:
-    """Whether a task is answered better than blind beyond chance, and by how much."""
-    sign = -1 if main.better == "lower" else 1
+def _blind(run: Run, main: Measure, blind: Measure) -> tuple[tuple[int, float], Verdict]:
+    """The statement about one blind variant, and its place among others: the least welcome first."""
+    title = f"{task_title(main.task)}: {measure_title(main.measure)}"
+    other = variant_title(blind.variant)
     paired = run.main_of(main.task, DIFFERENCE + blind.variant)
+    gain = _gain(paired)[1] if paired else abs(main.value - blind.value) * (1 if _is_better(main, blind) else -1)
     if paired:
         apart = _gain(paired)[0] > 0
     else:
-        apart = main.low > blind.high if sign > 0 else main.high < blind.low
-    return apart, sign * (main.value - blind.value), main, blind
+        apart = _is_better(main, blind) and (main.low > blind.high or main.high < blind.low)
+    status: Status = "good" if apart else "open" if gain > 0 else "bad"
+    headline = _used(run) if apart else f"The {_part(blind.variant)} may be ignored"
+    if paired:
+        detail = f"{title} as asked against {other}, {count(paired.items, 'item')}"
+        drawn: dict[str, Any] = {
+            "mark": mark_of(paired, "difference"),
+            "unit": "points",
+            "axis": mini_axis(0.0, paired),
+        }
+    else:
+        mark, unit = mark_of(blind), unit_of(main.measure)
+        detail = f"{title}; {mark.written}{f' {unit}' if unit else ''} {other}"
+        axis = axis_of([Row("", "", (mark, mark_of(main)))], of_100=is_of_100(main.measure))
+        drawn = {"mark": mark_of(main), "unit": unit, "axis": Axis(axis.low, axis.high, ()), "beside": (mark,)}
+    rank = (["bad", "open", "good"].index(status), gain)
+    return rank, Verdict(headline, status, detail=detail, place="blind", **drawn)
+
+
+def _is_better(one: Measure, other: Measure) -> bool:
+    return one.value < other.value if one.better == "lower" else one.value > other.value
 
 
 def _part(variant: str) -> str:
@@ -227,7 +230,3 @@ def _recognition(run: Run) -> Iterator[Verdict]:
             detail = f"{measure_title(main.measure)}, {count(main.items, 'item')}"
             yield Verdict(task_title(task), "plain", mark_of(main), unit_of(main.measure), detail, place="scores")
             return
-
-
-def _spaced(unit: str) -> str:
-    return f" {unit}" if unit else ""
