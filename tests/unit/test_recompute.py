@@ -94,6 +94,30 @@ def test_products_of_an_mlp_are_not_kept(gemma: Path, canary: Path) -> None:
     assert kept("none") - kept("cheap") == 2
 
 
+def test_a_conformer_keeps_neither_activations_nor_weights_of_attention(gemma: Path, canary: Path) -> None:
+    """By layer: the second products' inputs (2), and what softmax and mask make of scores."""
+
+    def kept(degree: str) -> tuple[torch.nn.Module, int]:
+        perception = {**NO_DRAWS, "recompute": degree}
+        layer = VTBlenderModel(model_config(gemma, canary, perception=perception)).train().perception.encoder.layers[0]
+        size: dict[int, int] = {}
+
+        def note(saved: torch.Tensor) -> torch.Tensor:
+            size[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        width = layer.norm_out.normalized_shape[0]
+        x, positions = torch.randn(1, 64, width, requires_grad=True), torch.randn(1, 127, width)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+            layer(x, att_mask=torch.zeros(1, 64, 64, dtype=torch.bool), pos_emb=positions)
+        return layer, sum(size.values())
+
+    layer, everything = kept("none")
+    _, cheap = kept("cheap")
+    inner, scores = (4 * numbers for numbers in (64 * layer.feed_forward1.d_ff, 64 * 64 * layer.self_attn.h))
+    assert everything - cheap >= 2 * inner + scores
+
+
 @pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3", "cohere", "granite"])
 def test_every_familys_mlp_is_known(family: str, tmp_path: Path) -> None:
     causal_lm = load_llm(str(llm_folder(tmp_path, family)), llm_config(str(tmp_path / family)), "float32")

@@ -124,20 +124,25 @@ def prefill(llm: TransformersLLM, embeds: Tensor, mask: Tensor, cache: GrowingCa
         (B, H) the hidden state of each prompt's last position.
     """
     lens = mask.sum(1).tolist()
+    last = torch.arange(1, len(embeds) + 1, device=embeds.device) * embeds.shape[1] - 1
     if min(lens) == mask.shape[1]:
-        return advance(llm, embeds, cache)[:, -1]
+        with llm.reading(last):
+            return advance(llm, embeds, cache)[:, -1]
     attention = llm.causal_lm.config.get_text_config()._attn_implementation
     if not can_pack(attention):
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return advance(llm, embeds, cache, mask=mask, positions=positions)[:, -1]
-    hidden = llm.causal_lm.base_model(
-        inputs_embeds=embeds[mask][None],
-        past_key_values=cache,
-        use_cache=True,
-        **Packing.of(lens, embeds.device).arguments(attention),
-    ).last_hidden_state[0]
+        with llm.reading(last):
+            return advance(llm, embeds, cache, mask=mask, positions=positions)[:, -1]
+    last = mask.sum(1).cumsum(0) - 1
+    with llm.reading(last):
+        hidden = llm.causal_lm.base_model(
+            inputs_embeds=embeds[mask][None],
+            past_key_values=cache,
+            use_cache=True,
+            **Packing.of(lens, embeds.device).arguments(attention),
+        ).last_hidden_state[0]
     cache.place_left_padded(lens)
-    return hidden[torch.tensor(lens, device=hidden.device).cumsum(0) - 1]
+    return hidden[last]
 
 
 def decode(

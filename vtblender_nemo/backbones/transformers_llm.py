@@ -1,6 +1,7 @@
 """The LLM behind five calls: embed, hidden, hidden_packed, logits, generate. Any Hugging Face causal LM will do.
 
-Shapes: B conversations, T positions of the longest one, P positions of all of them, H hidden, V vocabulary, N rows.
+Shapes: B conversations, T positions of the longest one, P positions of all of them, H hidden, V vocabulary, N rows or wanted
+positions.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,9 +25,11 @@ from transformers import (
 )
 
 from vtblender_nemo.backbones import packed_attention
+from vtblender_nemo.backbones.checks import check_head, check_packing, head_of, packed_hidden
 from vtblender_nemo.backbones.decoding import Chooser, decode, prefill
 from vtblender_nemo.backbones.decoding_weights import DecodingWeights
 from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
+from vtblender_nemo.backbones.last_layer import LastLayer
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.modules.lora import add_lora
 from vtblender_nemo.modules.losses import Head
@@ -74,10 +77,10 @@ class TransformersLLM(nn.Module):
         causal_lm.requires_grad_(trainable)
         causal_lm.config.use_cache = False
         causal_lm.generation_config = GenerationConfig()  # answers follow from the arguments of `generate` alone
-        _check_head(causal_lm)
+        check_head(causal_lm)
         if packing:
             packed_attention.install(causal_lm)
-            _check_packing(causal_lm)
+            check_packing(causal_lm)
         if recompute == "layers":
             causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.model = add_lora(causal_lm, dict(lora)) if lora else causal_lm
@@ -85,6 +88,7 @@ class TransformersLLM(nn.Module):
             causal_lm.get_input_embeddings().requires_grad_(False)
         if recompute == "cheap":
             recompute_products(causal_lm)
+        self.last_layer = LastLayer(causal_lm)
         self.decoding_weights = DecodingWeights(self.model)
 
     def train(self, mode: bool = True) -> TransformersLLM:
@@ -120,15 +124,35 @@ class TransformersLLM(nn.Module):
         """Token ids (...) -> embeddings (..., H), scaled as the first layer wants them."""
         return self.causal_lm.get_input_embeddings()(ids)
 
-    def hidden(self, embeds: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Embeddings (B, T, H) with mask (B, T) -> last hidden states (B, T, H), before the head."""
-        decoder = self.causal_lm.base_model
-        output = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
-        return output.last_hidden_state
+    def hidden(
+        self, embeds: Tensor, mask: Tensor, positions: Tensor | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Last hidden states, before the head.
 
-    def hidden_packed(self, embeds: Tensor, lens: Sequence[int]) -> Tensor:
-        """Embeddings (P, H) of conversations behind each other, with the positions of each -> last hidden states (P, H)."""
-        return _hidden_packed(self.causal_lm, embeds, lens)
+        Args:
+            embeds: (B, T, H).
+            mask: (B, T).
+            positions: (B, T) places in conversations; None where nothing is padded on the left.
+            wanted: (N,) of B * T places.
+
+        Returns:
+            (N, H) at the wanted places; (B, T, H) if none are named.
+        """
+        decoder = self.causal_lm.base_model
+        with self.reading(wanted):
+            output = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
+        hidden = output.last_hidden_state
+        return hidden if wanted is None else hidden.flatten(0, 1).index_select(0, wanted)
+
+    def hidden_packed(self, embeds: Tensor, lens: Sequence[int], wanted: Tensor | None = None) -> Tensor:
+        """Embeddings (P, H) of conversations behind each other, with the positions of each -> as `hidden`, (N, H) or (P, H)."""
+        with self.reading(wanted):
+            hidden = packed_hidden(self.causal_lm, embeds, lens)
+        return hidden if wanted is None else hidden.index_select(0, wanted)
+
+    def reading(self, wanted: Tensor | None) -> AbstractContextManager[None]:
+        """As long as the context lasts, hidden states need to be right at the wanted (N,) places alone; everywhere if None."""
+        return nullcontext() if wanted is None or not self.last_layer.found else self.last_layer.at(wanted)
 
     def logits(self, rows: Tensor) -> Tensor:
         """Hidden rows (N, H) -> logits (N, V)."""
@@ -137,7 +161,7 @@ class TransformersLLM(nn.Module):
     @property
     def head(self) -> Head:
         """What makes logits of hidden rows."""
-        return _head(self.causal_lm)
+        return head_of(self.causal_lm)
 
     @torch.no_grad()
     def generate(
@@ -322,67 +346,6 @@ def check_sampling(sampling: Mapping[str, Any], max_new_tokens: int) -> None:
     without_effect = sorted(set(sampling) & _ONLY_SAMPLED)
     if without_effect and not sampling.get("do_sample"):
         raise ConfigError("has no effect on greedy answers", value=without_effect, knob="do_sample=True")
-
-
-def _head(causal_lm: PreTrainedModel) -> Head:
-    """The linear layer, with the adjustments that some families make between it and the softmax."""
-    config = causal_lm.config.get_text_config()
-    layer = causal_lm.get_output_embeddings()
-    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
-    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-    return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
-
-
-def _hidden_packed(causal_lm: PreTrainedModel, embeds: Tensor, lens: Sequence[int]) -> Tensor:
-    attention = causal_lm.config.get_text_config()._attn_implementation
-    where = packed_attention.Packing.of(lens, embeds.device).arguments(attention)
-    return causal_lm.base_model(inputs_embeds=embeds[None], use_cache=False, **where).last_hidden_state[0]
-
-
-@torch.no_grad()
-def _check_packing(causal_lm: PreTrainedModel) -> None:
-    """Two conversations behind each other: an LLM that would mix them must not be trained so."""
-    embedding = causal_lm.get_input_embeddings()
-    if embedding.weight.is_meta:
-        return
-    was_training = causal_lm.training
-    causal_lm.eval()
-    attention = causal_lm.config.get_text_config()._attn_implementation
-    first, second = (embedding(ids.to(embedding.weight.device)) for ids in torch.arange(1, 10).split(5))
-    apart = False
-    if packed_attention.can_pack(attention):
-        packed = _hidden_packed(causal_lm, torch.cat([first, second]), [len(first), len(second)])
-        alone = [causal_lm.base_model(inputs_embeds=part[None]).last_hidden_state[0] for part in (first, second)]
-        apart = torch.allclose(packed.float(), torch.cat(alone).float(), rtol=1e-2, atol=1e-2)
-    causal_lm.train(was_training)
-    if not apart:
-        raise ConfigError(
-            "this LLM cannot compute conversations behind each other without mixing them",
-            value=f"{type(causal_lm).__name__} with attention {attention}",
-            expected=f"attention {', '.join(packed_attention.BASES)} or flash_attention_2 in all layers",
-            knob="model.packing=false",
-        )
-
-
-@torch.no_grad()
-def _check_head(causal_lm: PreTrainedModel) -> None:
-    """Some tokens through the model: an LLM that makes its logits in a way unknown here must not be trained on wrong ones."""
-    embedding = causal_lm.get_input_embeddings().weight
-    if embedding.is_meta:
-        return
-    was_training = causal_lm.training
-    causal_lm.eval()
-    ids = torch.arange(1, 9, device=embedding.device)[None]  # 0 is often the padding, whose embedding may be all zeros
-    wanted = causal_lm(input_ids=ids, use_cache=False).logits[0]
-    found = _head(causal_lm)(causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
-    causal_lm.train(was_training)
-    if not torch.allclose(found.float(), wanted.float(), rtol=1e-2, atol=1e-2):
-        raise ConfigError(
-            "this LLM makes its logits in a way that is not supported",
-            value=type(causal_lm).__name__,
-            expected="a plain, scaled or soft-capped linear head",
-            knob="model.pretrained_llm",
-        )
 
 
 def _unreadable(name_or_path: str, error: Exception) -> ModelFileError:

@@ -144,7 +144,8 @@ class Session:
     def _continue(self, embeds: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> list[int]:
         llm, stop_ids = self._model.llm, self._format.stop_ids
         with llm.decoding_weights():
-            hidden = advance(llm, embeds[None], self._cache)[:, -1]
+            with llm.reading(torch.tensor([len(embeds) - 1], device=embeds.device)):
+                hidden = advance(llm, embeds[None], self._cache)[:, -1]
             mask = torch.ones(1, self._cache.get_seq_length(), dtype=torch.bool, device=embeds.device)
             choose = Chooser(stop_ids, **sampling)
             return decode(llm, hidden, mask, self._cache, choose, max_new_tokens=max_new_tokens, stop_ids=stop_ids)[

@@ -78,10 +78,10 @@ class SpeechLLM(nn.Module):
         """The LLM's last hidden states (N, H) at the wanted ones of P packed positions."""
         if self.packing:
             packed, lens = pad_behind(embeds, plan.lens.tolist(), self.pad_positions_to)
-            return self.llm.hidden_packed(packed, lens).index_select(0, wanted)
+            return self.llm.hidden_packed(packed, lens, wanted)
         index, _ = plan.padded_index(multiple_of=self.pad_positions_to)
         padded, mask = pad_packed(embeds, plan, multiple_of=self.pad_positions_to)
-        return self.llm.hidden(padded, mask).flatten(0, 1).index_select(0, index[wanted])
+        return self.llm.hidden(padded, mask, wanted=index[wanted])
 
     def splice(self, batch: Batch) -> tuple[Tensor, SplicePlan]:
         """Packed embeddings (P, H) and what stands where. Without audio the perception is not called."""

@@ -79,7 +79,7 @@ class _LinearAndLora(torch.autograd.Function):
         output = nn.functional.linear(rows, weight, bias).addmm_(narrow, up.t(), alpha=scaling)
         ctx.save_for_backward(rows, narrow, weight, down, up)
         ctx.scaling = scaling
-        return output.view(*x.shape[:-1], -1)
+        return output.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
@@ -89,5 +89,6 @@ class _LinearAndLora(torch.autograd.Function):
         of_narrow = (wide @ up).mul_(ctx.scaling)
         of_rows = None
         if ctx.needs_input_grad[0]:
-            of_rows = (wide @ weight).addmm_(of_narrow, down).view(*gradient.shape[:-1], -1)
-        return of_rows, None, None, of_narrow.t() @ rows, (wide.t() @ narrow).mul_(ctx.scaling), None
+            of_rows = (wide @ weight).addmm_(of_narrow, down).view(*gradient.shape[:-1], down.shape[1])
+        of_up = (narrow.t() @ wide).mul_(ctx.scaling).t()  # this order is the faster one for few columns
+        return of_rows, None, None, of_narrow.t() @ rows, of_up, None

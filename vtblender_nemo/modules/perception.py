@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.common.lengths import length_groups
 from vtblender_nemo.modules.audio_chunks import chunk, split_group
-from vtblender_nemo.modules.recompute import check_degree, recompute
+from vtblender_nemo.modules.recompute import check_degree, recompute_conformer
 
 _ALLOWED_TARGETS = ("nemo.collections.asr.modules.", "nemo.collections.speechlm2.modules.")
 
@@ -32,8 +32,8 @@ class Perception(AudioPerceptionModule):
         cfg: `preprocessor`, `encoder`, `modality_adapter`, `spec_augment` (NeMo modules), `output_dim` (H), `separator`:
             whether a trained embedding follows the frames of every segment, `max_padding`: the share of padding above which
             segments are computed apart, `pad_samples_to`: S is rounded up to a multiple of this, `encoder_chunk_secs`:
-            longer segments are cut at pauses and encoded chunk by chunk (None: never), and `recompute`: what of the encoder is
-            computed again in the backward pass.
+            longer segments are cut at pauses and encoded chunk by chunk (None: never), and `recompute`: what of the encoder and
+            the adapter is computed again in the backward pass.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -42,12 +42,8 @@ class Perception(AudioPerceptionModule):
         super().__init__(cfg)
         self.separator = nn.Parameter(torch.zeros(cfg.output_dim)) if cfg.get("separator", False) else None
         check_degree(cfg.recompute, "model.perception.recompute")
-        if cfg.recompute != "none":
-            recompute(self.encoder.pre_encode)
-        if cfg.recompute == "layers":
-            for layer in self.encoder.layers:
-                recompute(layer)
         for module in (self.encoder, self.modality_adapter):
+            recompute_conformer(module, cfg.recompute)
             # Ranks hold audio of different lengths, or none: the encoder's own all-reduce of lengths would hang or crash.
             module.sync_max_audio_length = False
 

@@ -1,7 +1,7 @@
 """Memory for time in the backward pass: what can be computed again need not be kept.
 
-Two degrees. "cheap" forgets what takes much memory and little time: the products of the LLM's gated MLPs, and the encoder's
-subsampling, which works at many times the rate of its layers. "layers" forgets all but the inputs of layers.
+Two degrees. "cheap" forgets what takes much memory and little time: the products of the LLM's gated MLPs, and of a Conformer
+the subsampling, the activations and the weights of attention. "layers" forgets all but the inputs of layers.
 
 Shapes: P rows, I the inner width of an MLP.
 """
@@ -58,6 +58,29 @@ def _kept_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in zip(buffers, kept, strict=True):
             buffer.copy_(value)
+
+
+def recompute_conformer(conformer: nn.Module, degree: Degree) -> None:
+    """Makes the layers of one of NeMo's Conformers, and its subsampling if it has one, keep less while they are trained."""
+    if degree == "none":
+        return
+    if not isinstance(conformer.pre_encode, nn.Linear):
+        recompute(conformer.pre_encode)
+    for layer in conformer.layers:
+        if degree == "layers":
+            recompute(layer)
+            continue
+        attention = layer.self_attn
+        attention.forward_attention = partial(_checkpointed, attention, attention.forward_attention)
+        for half in (layer.feed_forward1, layer.feed_forward2):
+            half.forward = partial(_feed_forward, half)
+
+
+def _feed_forward(module: nn.Module, x: Tensor) -> Tensor:
+    """A Conformer's feed-forward module; its second product, the last that recomputation needs an input of, is not repeated."""
+    return _checkpointed(
+        module, lambda inner: module.linear2(module.dropout(module.activation(inner))), module.linear1(x)
+    )
 
 
 def recompute_products(llm: nn.Module) -> int:
