@@ -84,19 +84,16 @@ def test_a_run_waits_for_the_one_that_makes_the_world(
     assert made.read_text().splitlines() == ["alone", "alone"]
 
 
-def test_speech_and_encoder_of_another_world_are_linked_in(tmp_path: Path) -> None:
+def test_whole_parts_of_another_world_are_linked_in(tmp_path: Path) -> None:
     source, target = tmp_path / "world", tmp_path / "small"
     (source / "content" / "speech").mkdir(parents=True)
     (source / "content" / "speech" / "a.wav").write_text("speech")
     (source / "content.made.json").write_text("{}")
     (source / "encoder.nemo").write_text("weights")  # without a note it is not whole
-    (source / "llm").mkdir()
-    (source / "llm.made.json").write_text("{}")
     worlds.shared_world(tiny(target), str(source))
     assert (target / "content" / "speech" / "a.wav").samefile(source / "content" / "speech" / "a.wav")
     assert (target / "content.made.json").exists()
     assert not (target / "encoder.nemo").exists()
-    assert not (target / "llm").exists()
 
 
 def test_what_stands_is_not_taken_over(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class VariantConfig:
     stages: list[Any] = field(default_factory=list)
     """Trainings one after the other, each from the weights of the last: see `StageConfig`. None: one training."""
     world_from: str | None = None
-    """A tiny world whose speech and encoder are taken over where they were made with the same settings."""
+    """A tiny world whose parts (speech, tokenizer, LLM, encoder) are taken over where they were made with the same settings."""
     ceilings: list[str] = field(default_factory=list)
     """Tasks that the base LLM answers too, given the transcript in place of the audio."""
 

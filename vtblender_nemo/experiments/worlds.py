@@ -22,8 +22,8 @@ from vtblender_nemo.tiny.world import prepare
 
 logger = logging.getLogger(__name__)
 
-_TAKEN_OVER = ("content", "tokenizer", "encoder.nemo")
-"""What does not depend on the language model. The world itself remakes what was made with other settings."""
+_TAKEN_OVER = ("content", "tokenizer", "llm", "encoder.nemo")
+"""What one world may have of another. Making a world looks at the settings of each, and makes anew what does not fit."""
 
 
 def shared_world(cfg: DictConfig, take_from: str | None = None) -> dict[str, Any]:
