@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -118,7 +119,7 @@ def test_predictions_scores_and_report(folder, model, page):
     assert (twin["prediction"], twin["audio_secs"], twin["audios"]) == ("other words", 0, [])
     assert page == [(folder / "out", [])]
     assert {256, 9} == set(model.max_new_tokens)
-    assert "wer percent" in result.output
+    assert "wer %" in result.output
     assert "report.html" in result.output
 
 
@@ -324,13 +325,19 @@ def test_every_item_failed(folder, model):
 
 
 def test_a_base_that_is_loaded_anew_answers_and_goes_again(monkeypatch):
-    from contextlib import contextmanager
+    @contextmanager
+    def base_llm(given):
+        yield "base"
+
+    def stopped() -> None:
+        with evaluate.as_base(model):
+            assert model.speech_llm.llm == "base"
+            raise KeyboardInterrupt
 
     model = SimpleNamespace(speech_llm=SimpleNamespace(llm="fine-tuned"))
     module = ModuleType("text")
-    module.base_llm = contextmanager(lambda given: iter(["base"]))
+    module.base_llm = base_llm
     monkeypatch.setitem(sys.modules, "vtblender_nemo.evaluation.text.evaluate", module)
-    with pytest.raises(KeyboardInterrupt), evaluate.as_base(model):
-        assert model.speech_llm.llm == "base"
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert model.speech_llm.llm == "fine-tuned"

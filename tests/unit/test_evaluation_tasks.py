@@ -311,7 +311,7 @@ def test_mistakes_in_the_file_itself(load, tmp_path):
 
 
 def test_the_tiny_worlds_tasks(tmp_path):
-    for name in ("asr", "ast_de", "ast_es", "sqa"):
+    for name in ("asr", "ast_de", "ast_es", "sqa", "text"):
         write_items(tmp_path / f"content/tests/{name}.jsonl")
     for name in ("question_spoken", "fact_spoken", "both_spoken", "two_facts", "instruction"):
         write_items(tmp_path / f"content/tests/mixed_{name}.jsonl")

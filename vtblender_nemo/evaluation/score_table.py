@@ -35,5 +35,9 @@ def _rows(measures: Sequence[Measure]) -> Iterator[tuple[str, ...]]:
         sign = "+" if one.variant.startswith(DIFFERENCE) else ""
         numbers = (f"{value:{sign}.1f}" for value in (one.value, one.low, one.high))
         items = str(one.items) + (f" of {one.items + one.failed}" if one.failed else "")
-        title = f"  {main}, {one.variant}" if one.variant else f"  {one.measure}"
-        yield title.replace("_", " "), *numbers, items
+        title = f"{_words(main)}, {_words(one.variant)}" if one.variant else _words(one.measure)
+        yield f"  {title}", *numbers, items
+
+
+def _words(name: str) -> str:
+    return name.replace("_percent", " %").replace("_", " ")

@@ -74,7 +74,7 @@ class ScoreSheet:
         model: what was measured: path, name, llm, asr, sha256, trained_parameters.
         base: the LLM that the model was built on, by name; None where it was not measured.
         config: path or name of the task file.
-        seconds: spent by task, generation included.
+        seconds: by task, of generation, however many runs it took; of text tasks those of the last run, scoring included.
     """
 
     measures: Sequence[Measure]

@@ -36,7 +36,6 @@ from vtblender_nemo.evaluation.measures import check_measures
 from vtblender_nemo.evaluation.noise import NoiseConfig, noise_items
 from vtblender_nemo.evaluation.variants import SCORED_VARIANTS
 
-DEFAULT_FILE = "tiny"
 BASE = "base"
 _TOP_KEYS = ("variables", "include", "tasks")
 

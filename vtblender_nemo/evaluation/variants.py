@@ -80,9 +80,10 @@ BLIND_VARIANTS: tuple[str, ...] = ("silence", "shuffle")
 def without_text(items: Sequence[Item]) -> list[Item]:
     """The items without the facts that they give in writing; what is asked stays.
 
-    `custom.fact_text`, a text or a list of them, says which text parts of user turns are facts. Items that do not say
-    lose every text part of user turns but the last one of the last turn, which is taken for the question. A user turn
-    of which nothing is left goes with the answer to it, and so does what an item says in `fact_text` = "".
+    `custom.fact_text`, a text or a list of them, says which text parts of user turns are facts; empty, that there are
+    none. Items that do not say lose every text part of user turns but the last one of the last turn, which is taken for
+    the question; so an item with one text and a spoken question has to say. A user turn of which nothing is left goes
+    with the answer to it.
 
     Returns:
         Only the items that had something to lose (their ids stay), and those with an error.
