@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch.nn.utils.rnn import pad_sequence
 
 from tests.helpers import models
-from vtblender_nemo.common.errors import ConfigError, DataError, ModelFileError
+from vtblender_nemo.common.errors import ConfigError, DataError, MissingDependencyError, ModelFileError
 from vtblender_nemo.evaluation.scores import Measure
 from vtblender_nemo.evaluation.text.config import read_text_tasks
 from vtblender_nemo.evaluation.text.evaluate import base_llm, evaluate_text
@@ -286,6 +286,20 @@ def test_ifeval_finds_equal_answers_equally_right(long_model, tmp_path, monkeypa
     found = evaluate_text(long_model, settings("ifeval", data=rows), tmp_path, model_id="a")
     difference = only(found, "prompt_strict_accuracy_percent", "minus_base")
     assert (difference.low, difference.value, difference.high) == (0.0, 0.0, 0.0)
+
+
+def test_data_that_scoring_lacks_are_named_and_answers_kept(long_model, tmp_path, monkeypatch) -> None:
+    def absent(name: str) -> Any:
+        raise LookupError(f"Resource punkt_tab not found: nltk.download ({name})")
+
+    monkeypatch.setattr("nltk.data.load", absent)
+    kwargs = {"num_sentences": 2, "relation": "at least"}
+    row = {"prompt": "Two!", "instruction_id_list": ["length_constraints:number_sentences"], "kwargs": [kwargs]}
+    rows = write(tmp_path / "ifeval.jsonl", [{"key": 1, **row}])
+    Answers(monkeypatch, lambda *_: "One. Two.")
+    with pytest.raises(MissingDependencyError, match=r"ifeval are kept.*nltk.downloader punkt_tab"):
+        evaluate_text(long_model, settings("ifeval", data=rows), tmp_path, model_id="a")
+    assert len(read(tmp_path / "predictions" / ".ifeval.harness.journal")) == 1
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "ifeval", "bbh", "mmlu", "text", "text_choice"])

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtblender_nemo.common.errors import MissingDependencyError
 from vtblender_nemo.evaluation.journal import Journal
 from vtblender_nemo.evaluation.jsonl import write_rows
 from vtblender_nemo.evaluation.scores import Measure
@@ -47,7 +48,7 @@ def evaluate_text(
         ("minus_base"), all items first, then by group.
 
     Raises:
-        MissingDependencyError: without lm-evaluation-harness.
+        MissingDependencyError: without lm-evaluation-harness, or what a task of it needs.
         ConfigError: an unknown task, setting, metric or filter.
         DataError: data that are missing, empty or lack a column.
         ModelFileError: the base LLM of a fully fine-tuned model is not where it was.
@@ -112,14 +113,22 @@ def _run(
             journal=journal,
             settings={"model": model_id, "variant": variant},
         )
-        results = evaluate(
-            lm,
-            loaded,
-            samples=spread(loaded, task.limit),
-            bootstrap_iters=0,  # intervals are made here, by item
-            apply_chat_template=True,
-            fewshot_as_multiturn=True,
-        )
+        try:
+            results = evaluate(
+                lm,
+                loaded,
+                samples=spread(loaded, task.limit),
+                bootstrap_iters=0,  # intervals are made here, by item
+                apply_chat_template=True,
+                fewshot_as_multiturn=True,
+            )
+        except LookupError as error:
+            if "nltk" not in str(error):
+                raise
+            raise MissingDependencyError(
+                f"answers to {task.name} are kept, but to score them sentences have to be counted by data of NLTK",
+                knob="python -m nltk.downloader punkt_tab",
+            ) from error
     assert results is not None, "only other processes than the first get nothing"
     return collect(results, version("lm_eval"))
 

@@ -15,7 +15,7 @@ import torch
 from lm_eval.tasks import TaskManager
 
 from vtblender_nemo.common.audio import first_line
-from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.errors import ConfigError, DataError, MissingDependencyError
 from vtblender_nemo.evaluation.jsonl import read_rows
 from vtblender_nemo.evaluation.text.config import TextTask
 
@@ -33,6 +33,7 @@ def load_tasks(task: TextTask) -> dict[str, Any]:
     Raises:
         ConfigError: a name that the harness does not know, or a group that cannot be given local data.
         DataError: data that are missing, empty or lack a column, or that cannot be downloaded.
+        MissingDependencyError: a package that the harness needs for this task.
     """
     manager = _manager(task)
     specs: list[Any] = list(task.tasks)
@@ -42,6 +43,10 @@ def load_tasks(task: TextTask) -> dict[str, Any]:
         specs = [{"group": f"{task.name} on local data", "task": local}]
     try:
         loaded = manager.load(specs)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"text task {task.name} needs another package ({error})", knob='pip install "vtblender_nemo[eval]"'
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"the data of text task {task.name} cannot be loaded ({type(error).__name__}: {first_line(error)})",
