@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,18 +13,16 @@ from tests.recipes.test_main_job import MICRO, run
 pytestmark = pytest.mark.slow
 
 
+def sweep(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    world = f"tiny.directory={folder / 'world'}"
+    where = ("--config-name", "experiment/forgetting", f"sweep.directory={folder}", world)
+    return run("ablate_vtb.py", *where, "seed=1", *MICRO, *overrides)
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
-    done = run(
-        "ablate_vtb.py",
-        *("--config-name", "experiment/forgetting"),
-        "experiment/forgetting=joint,two_stages,without_lora",
-        "seed=1",
-        f"sweep.directory={folder}",
-        f"tiny.directory={folder / 'world'}",
-        *MICRO,
-    )
+    done = sweep(folder, "experiment/forgetting=joint,two_stages,without_lora")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -60,3 +59,14 @@ def test_the_report_compares_them(swept: Path) -> None:
     assert list(report["variants"]) == ["joint", "without_lora", "two_stages"]
     assert "asr.wer" in report["variants"]["two_stages"]["minus_reference"]
     assert {claim["verdict"] for claim in report["claims"]} == {"undecided", "not measured"}  # one seed
+
+
+def test_another_test_needs_no_other_training(swept: Path) -> None:
+    folder = swept / "runs" / "joint-seed1"
+    before = (folder / "joint-seed1.nemo").stat().st_mtime_ns
+    task = f"{{metric: rouge_l, items: [{swept}/world/content/tests/sqa.jsonl]}}"
+    done = sweep(swept, "experiment/forgetting=joint", f"+evaluation.tasks.words={task}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    measures = json.loads((folder / "run.json").read_text())["measures"]
+    assert {"words.rouge_l", "asr.wer"} <= measures.keys()
+    assert (folder / "joint-seed1.nemo").stat().st_mtime_ns == before

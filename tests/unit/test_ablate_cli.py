@@ -108,6 +108,24 @@ def test_what_decides_nothing_may_change(swept: Path) -> None:
     assert report(swept)["question"] == "Why?"
 
 
+def test_other_tests_are_taken_by_the_trained_model(swept: Path) -> None:
+    """The run starts again, to find its training done; it must not keep the old scores."""
+    before = len(trained(swept))
+    change = "evaluation.tasks.text.metric=rouge_l"
+    failed = ablate(swept, change, "experiment/forgetting=joint", "seed=1", faults="joint-seed1=exit")
+    assert failed.returncode == 1
+    assert "evaluation.tasks.text.metric is another than before" in failed.stdout
+    assert report(swept)["variants"]["joint"]["seeds"] == [2]
+    assert ablate(swept, change).returncode == 0
+    assert trained(swept)[before:] == [
+        "joint-seed1",
+        "joint-seed1",
+        "speech_only-seed1",
+        "joint-seed2",
+        "speech_only-seed2",
+    ]
+
+
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     killed = ablate(tmp_path, faults="joint-seed2=parent")
     assert killed.returncode == -signal.SIGKILL

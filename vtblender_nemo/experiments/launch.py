@@ -38,6 +38,7 @@ FAILURE_FILE = "failure.json"
 RUNS = "runs"
 _LAST_LINES = 15
 _MISSING = object()
+_OF_TESTS = ("evaluation.", "variant.ceilings")
 
 
 def launch_run(cfg: DictConfig) -> None:
@@ -95,22 +96,24 @@ class Sweep(Callback):
 
 
 def _hold_to_settings(settings: Mapping[str, Any], directory: Path) -> None:
+    """Keeps a run's settings and refuses others; where its tests alone are others, its scores are given up, not its training."""
     path = directory / SETTINGS_FILE
     wanted = json.loads(json.dumps(settings))
-    if not path.exists():
-        write_json(wanted, path)
-        return
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    for key in sorted({*kept, *wanted}):
-        old, new = kept.get(key, _MISSING), wanted.get(key, _MISSING)
-        if old != new:
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else wanted
+    different = [key for key in sorted({*kept, *wanted}) if kept.get(key, _MISSING) != wanted.get(key, _MISSING)]
+    for key in different:
+        if not key.startswith(_OF_TESTS):
             raise ConfigError(
                 f"the folder holds a run with another {key}",
                 path=path,
-                value="not set" if new is _MISSING else new,
-                expected="not set" if old is _MISSING else repr(old),
+                value=wanted.get(key, "not set"),
+                expected=repr(kept.get(key, "not set")),
                 knob="sweep.directory, or delete the run's folder",
             )
+    if different:
+        _say(f"{directory.name}: {different[0]} is another than before, to be tested anew")
+        (directory / RUN_FILE).unlink(missing_ok=True)
+    write_json(wanted, path)
 
 
 def _run(module: str, directory: Path) -> tuple[int, str]:

@@ -24,6 +24,7 @@ from vtblender_nemo.experiments.worlds import shared_world
 
 JOB_FILE = "job.yaml"
 STAGES = "stages"
+BASE = "base"
 CEILING = "ceiling"
 
 
@@ -49,6 +50,7 @@ def make_run(cfg: DictConfig) -> RunScores:
     configs = staged(cfg, variant) if stages else [cfg]
     for stage in configs[:-1]:
         main_job.train(stage, main_job.Clock(Path(stage.output_dir) / main_job.SECONDS_FILE))
+    (directory / main_job.REPORT_FILE).unlink(missing_ok=True)  # of tests that may have been others; answers are kept
     main_job.run(configs[-1])
     if variant.ceilings:
         _answer_as_base(configs[-1], variant.ceilings)
@@ -152,11 +154,10 @@ def _scores(configs: list[DictConfig], variant: VariantConfig) -> RunScores:
         for twin in ("", *(task.get("variants") or ())):
             rows = _predictions(predictions / f"{name}{'.' if twin else ''}{twin}.jsonl")
             measures |= named(name, score, measure(rows, task.metric, options, group_by), twin)
-        for folder, prefix in (("base", "base"), (CEILING, CEILING)):
-            path = predictions / folder / f"{name}.jsonl"
-            if path.exists() and not (folder == "base" and name != TEXT_TASK):
-                found = measure(_predictions(path), task.metric, options, group_by)
-                measures |= named(name, f"{prefix}_{score}", found)
+        has_base = name == TEXT_TASK and not cfg.model.train_llm
+        for kind in [BASE] * has_base + [CEILING] * (name in variant.ceilings):
+            found = measure(_predictions(predictions / kind / f"{name}.jsonl"), task.metric, options, group_by)
+            measures |= named(name, f"{kind}_{score}", found)
     seconds = _seconds(cfg)
     for stage in earlier:
         seconds |= {f"{Path(stage.output_dir).name}.{part}": secs for part, secs in _seconds(stage).items()}
