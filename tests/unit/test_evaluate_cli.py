@@ -150,6 +150,9 @@ def test_tasks_are_added_to_those_before(folder, model):
     assert {one.task for one in read_scores(folder / "out").measures} == {"qa", "asr"}
     assert run(folder, "--tasks", "asr", "--limit", "2").exit_code == 0
     assert {one.task: one.items for one in read_scores(folder / "out").measures if not one.group} == {"qa": 4, "asr": 2}
+    assert run(folder, "--tasks", "qa").exit_code == 0
+    assert list(read_scores(folder / "out").seconds) == ["qa", "asr"]
+    assert read_scores(folder / "out").measures[0].task == "qa"
 
 
 def test_another_models_folder_is_left_alone(folder, model):
@@ -206,6 +209,19 @@ def test_a_model_that_swallows_answers_is_caught(folder, model, monkeypatch):
     result = run(folder)
     assert result.exit_code == 2
     assert "not as many answers as it was asked for; found 1; expected 4 answers" in result.output.replace("\n", "")
+
+
+def test_a_batch_that_memory_does_not_hold_names_the_flags(folder, model, monkeypatch):
+    import torch
+
+    def full(conversations, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "generate", full)
+    result = run(folder, "--batch-tokens", "999")
+    assert result.exit_code == 2
+    assert "does not hold a batch of asr" in result.output
+    assert "--batch-tokens or --batch-size" in result.output.replace("\n", "")
 
 
 def test_noise_has_audio_but_no_file(folder, model):

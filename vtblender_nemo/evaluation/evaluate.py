@@ -192,18 +192,28 @@ def _answer(
     task: Task, variant: str, model: Answerer, config: EvaluationConfig, fingerprint: str, device: str
 ) -> list[Prediction]:
     """Predictions of a variant, also written to `predictions/TASK[.VARIANT].jsonl`."""
+    import torch
+
     items, folder = task.sets[variant], config.output_dir / PREDICTIONS
     title = f"{task.name}.{variant}" if variant else task.name
-    predictions = predict(
-        model,
-        items,
-        decoding=Decoding(task.max_new_tokens, config.batch_size, config.batch_tokens),
-        journal=Journal(folder / f".{title}.journal"),
-        model_id=fingerprint,
-        device=device,
-        progress=config.progress,
-        title=title,
-    )
+    try:
+        predictions = predict(
+            model,
+            items,
+            decoding=Decoding(task.max_new_tokens, config.batch_size, config.batch_tokens),
+            journal=Journal(folder / f".{title}.journal"),
+            model_id=fingerprint,
+            device=device,
+            progress=config.progress,
+            title=title,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the memory of {device} does not hold a batch of {title}; what was answered before is kept",
+            value={"batch_tokens": config.batch_tokens, "batch_size": config.batch_size},
+            expected="smaller batches",
+            knob="--batch-tokens or --batch-size",
+        ) from error
     path = folder / f"{title}.jsonl"
     write_rows((prediction_row(item, one) for item, one in zip(items, predictions, strict=True)), path)
     errors = [one.error for one in predictions if one.text is None]
@@ -260,9 +270,9 @@ def _earlier(folder: Path, fingerprint: str) -> ScoreSheet:
 
 
 def _with_task(sheet: ScoreSheet, name: str, measures: Sequence[Measure], secs: float) -> ScoreSheet:
-    """The sheet with a task's measures in place of earlier ones."""
-    kept = [measure for measure in sheet.measures if measure.task != name]
-    merged = [*kept, *measures]
+    """The sheet with a task's measures in place of earlier ones, or behind those of the others."""
+    order = dict.fromkeys([*(measure.task for measure in sheet.measures), name])
+    merged = [measure for task in order for measure in (measures if task == name else sheet.of_task(task))]
     has_base = any(measure.variant == BASE for measure in merged)
     return replace(
         sheet,
