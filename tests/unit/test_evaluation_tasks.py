@@ -352,3 +352,14 @@ def test_the_public_recipe_reads_what_prepare_corpus_writes(tmp_path):
 def test_every_file_of_the_folder_is_found_by_its_name():
     for path in CONF.glob("*.yaml"):
         assert find_task_file(path.stem) == path
+
+
+def test_the_recipe_for_voices(tmp_path):
+    rows = [{"text": f"words {number}", "gender": "female" if number % 2 else "male"} for number in range(4)]
+    write_manifest(tmp_path / "sex.jsonl", rows)
+    (task,) = load_tasks("voices", only=["sex"], variables={"root": str(tmp_path)})
+    assert [item.reference for item in task.sets[""]] == ["male", "female"] * 2
+    assert task.measures == ("accuracy_percent",)
+    assert texts(task.sets["no_audio_shuffle"][0])[1].startswith(" Is the speaker male or female?")
+    with pytest.raises(ConfigError, match="expected --set root=VALUE"):
+        load_tasks("voices", only=["sex"])
