@@ -50,7 +50,7 @@ class VTBlender(lmms):
         device: as `cuda`; with several processes (`accelerate launch`) each takes a device of its own.
         batch_size: items answered at once.
         max_new_tokens: of answers to tasks that set no limit, and the most that any task gets.
-        prompt: what items without any text are asked, as those of FLEURS.
+        prompt: what items without any text are asked.
         system: system turn of every item; a file of that name is read.
         part_secs: longer audio is cut at pauses into parts of at most so many seconds, each asked about by itself, and the
             answers are joined: for transcribing and translating.
