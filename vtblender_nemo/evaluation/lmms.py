@@ -11,6 +11,7 @@ This module is imported by lmms-eval alone, which is not among this package's re
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +20,14 @@ import torch
 from accelerate import Accelerator
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
-from loguru import logger
 from tqdm import tqdm
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.evaluation.manifest import TRANSCRIPTION_PROMPT
 
 Message = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 _IGNORED = frozenset({"until", "use_cache", "max_gen_toks", "max_length", "image_aspect_ratio"})
@@ -144,7 +146,7 @@ class VTBlender(lmms):
         except DataError as error:
             if len(chats) > 1:
                 return [text for chat in chats for text in self._answer([chat], settings)]
-            logger.error(f"no answer, counted as an empty one: {error}")
+            logger.error("no answer, counted as an empty one: %s", error)
             return [""]
 
     def _join_processes(self, device: str | None) -> None:
