@@ -14,7 +14,8 @@ from vtblender_nemo.common.errors import ConfigError, DataError
 
 pytest.importorskip(
     "lmms_eval",
-    reason='needs lmms-eval: pip install --no-deps "lmms_eval>=0.7,<0.8" && pip install loguru tenacity jsonlines',
+    reason='needs lmms-eval: pip install "vtblender_nemo[lmms]", or without its many own requirements '
+    'pip install --no-deps "lmms_eval>=0.7,<0.8" loguru tenacity jsonlines',
 )
 
 from lmms_eval.api.instance import Instance

@@ -6,7 +6,7 @@
 messages themselves (`doc_to_messages`), with several audios in their places. lmms-eval makes messages of other tasks too, but
 loses audio that is no file while it does.
 
-This module is imported by lmms-eval alone, which is not among this package's requirements: its own contradict those of NeMo.
+lmms-eval comes with the extra `lmms`, and is what imports this module.
 """
 
 from __future__ import annotations
