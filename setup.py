@@ -19,6 +19,7 @@ REQUIRED = [
     "datasets>=3.2,<6",
     "espeakng-loader>=0.2.4,<0.3",
     "hydra-core>=1.3,<1.4",
+    "hydra-joblib-launcher>=1.2,<1.3",
     "jinja2>=3.1,<4",
     "jiwer>=4.0,<5",
     "lhotse>=1.33,<1.34",
@@ -56,14 +57,17 @@ EXTRAS = {
     "corpora": ["av>=14,<19"],  # for audio in M4A
     "ray": ["ray>=2.49,<3"],
     "tts": ["nemo_toolkit[tts]>=3.0,<3.1"],
-    "eval": ["lm_eval>=0.4.13,<0.5"],
+    "eval": ["langdetect>=1.0.9,<2", "lm_eval[ifeval]>=0.4.13,<0.5", "openai>=2,<4"],
+    "comet": ["unbabel-comet>=2.2,<3"],
+    "lmms": ["lmms_eval[audio]>=0.7,<0.8"],
+    "slurm": ["hydra-submitit-launcher>=1.2,<1.3"],
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
     "megatron": ["megatron-core>=0.16,<0.17"],
     "cuda": ["liger-kernel>=0.8,<0.9"],  # the loss as one kernel
     "quant": ["bitsandbytes>=0.48,<1"],
 }
 
-TESTED_EXTRAS = ["synthesis", "corpora", "ray"]  # an extra is listed here from its first test on
+TESTED_EXTRAS = ["synthesis", "corpora", "ray", "eval"]  # an extra is listed here from its first test on
 
 TEST_TOOLS = [
     "hypothesis>=6.100,<7",
@@ -83,7 +87,11 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=[*find_packages(include=["vtblender_nemo", "vtblender_nemo.*"]), "vtblender_nemo.conf"],
     package_dir={"vtblender_nemo.conf": "conf"},
-    package_data={"vtblender_nemo.conf": [f"**/*.{kind}" for kind in ("yaml", "md", "jsonl", "json", "txt")]},
+    package_data={
+        "vtblender_nemo.conf": [f"**/*.{kind}" for kind in ("yaml", "md", "jsonl", "json", "txt", "csv")],
+        "vtblender_nemo": ["evaluation/judge.yaml", "evaluation/page/templates/*", "evaluation/text/tasks/*.yaml"],
+    },
+    entry_points={"lmms_eval.models": ["vtblender = vtblender_nemo.evaluation.lmms:manifests"]},
     install_requires=REQUIRED,
     extras_require={
         **EXTRAS,

@@ -27,6 +27,7 @@ BROUGHT_BY = {
     "nemo": "nemo_toolkit",
     "nemo_text_processing": "nemo_toolkit",
     "huggingface_hub": "transformers",
+    "comet": "unbabel-comet",
 }
 
 

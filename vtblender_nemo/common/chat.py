@@ -19,7 +19,7 @@ from vtblender_nemo.common.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_DATE = "26 Jul 2024"
+TEMPLATE_DATE = "26 Jul 2024"
 """What templates that state the date (Llama 3's) are given: ids must not change from one day to the next."""
 
 # What stands in place of contents while the template is learned; words, as templates trim and some escape.
@@ -178,7 +178,7 @@ class ChatFormat:
 
     def _render(self, messages: list[dict[str, str]], *, prompt: bool = True) -> str:
         return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=prompt, enable_thinking=False, date_string=_DATE
+            messages, tokenize=False, add_generation_prompt=prompt, enable_thinking=False, date_string=TEMPLATE_DATE
         )
 
     def _split(self, text: str, mark: str) -> tuple[str, str]:

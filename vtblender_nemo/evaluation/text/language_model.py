@@ -21,7 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vtblender_nemo.common.chat import _DATE, ChatFormat
+from vtblender_nemo.common.chat import TEMPLATE_DATE, ChatFormat
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.evaluation.journal import Journal
 
@@ -79,7 +79,7 @@ class HarnessLM(HFLM):
                 softmax_dtype="float32",
                 add_bos_token=False,
                 enable_thinking=False,
-                chat_template_args={"date_string": _DATE},
+                chat_template_args={"date_string": TEMPLATE_DATE},
             )
         self._journal = journal or Journal(None)
         self._settings = dict(settings or {})
