@@ -40,7 +40,7 @@ def folder(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     items = {"items": [str(folder / "spoken.jsonl")], "max_new_tokens": 6}
     tasks = {
         "asr": {"kind": "asr", **items},
-        "sqa": {"kind": "sqa", "variants": ["text_twin", "base"], **items},
+        "sqa": {"kind": "sqa", "variants": ["text_twin", "no_audio_shuffle", "base"], **items},
         "noise": {"kind": "noise", "noise": {"secs": [0.5], "repeats": 1}, "max_new_tokens": 6},
         "text": {
             "kind": "text",

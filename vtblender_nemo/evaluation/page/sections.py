@@ -265,5 +265,5 @@ def _duration_charts(run: Run, others: Sequence[Run], task: str) -> Iterator[Cha
 
 def mini_axis(margin: float, measure: Measure) -> Axis:
     """A scale around zero for a verdict's small drawing."""
-    reach = max(2 * margin, abs(measure.low), abs(measure.high), abs(measure.value)) * 1.1
+    reach = max(2 * margin, abs(measure.low), abs(measure.high), abs(measure.value)) * 1.1 or 1.0
     return Axis(-reach, reach, (0.0,))
