@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -105,16 +105,38 @@ def _row(folder: Path, number: int, rng: random.Random) -> dict[str, Any]:
     return {"id": f"{kind}{number}", "conversations": turns}
 
 
-def ours(model: VTBlenderModel, manifest: str, *, batch_tokens: int, buckets: int, count: int) -> Side:
-    """Our training, fed by our loader."""
-    entry = {"type": "multimodal_conversation", "name": "blend", "manifest_filepath": manifest}
-    settings = {"input_cfg": [entry], "batch_tokens": batch_tokens, "num_buckets": buckets, "num_workers": 0, "seed": 0}
+def our_batches(model: VTBlenderModel, manifests: Sequence[str], batch_tokens: int, buckets: int) -> Iterator[Any]:
+    """Micro-batches of our loader, from alike many rows of each file."""
+    entries = [
+        {"type": "multimodal_conversation", "name": Path(manifest).stem, "manifest_filepath": manifest, "weight": 1}
+        for manifest in manifests
+    ]
+    settings = {"input_cfg": entries, "batch_tokens": batch_tokens, "num_buckets": buckets, "num_workers": 0, "seed": 0}
     data = BlendDataModule(
         OmegaConf.create({"train_ds": settings, "validation_ds": None}),
         chat_format=model.chat_format,
         token_equivalent_duration=model.token_equivalent_duration,
         sampling_rate=model.sampling_rate,
     )
+    return iter(data.train_dataloader())
+
+
+def salm_batches(peer: Any, manifests: Sequence[str], batch_tokens: int, buckets: int) -> Iterator[Any]:
+    """Micro-batches of the host's loader, from alike many rows of each file."""
+    entries = [{"type": "multimodal_conversation", "manifest_filepath": file, "weight": 1} for file in manifests]
+    loader = salm_loader(
+        peer,
+        entries,
+        batch_tokens=batch_tokens,
+        use_bucketing=buckets > 1,
+        num_buckets=buckets,
+        concurrent_bucketing=False,  # its thread has been seen to stop
+    )
+    return iter(loader)
+
+
+def ours(model: VTBlenderModel, manifest: str, *, batch_tokens: int, buckets: int, count: int) -> Side:
+    """Our training, fed by our loader."""
 
     def size(batch: Any) -> tuple[int, int, int]:
         with torch.no_grad():
@@ -123,7 +145,7 @@ def ours(model: VTBlenderModel, manifest: str, *, batch_tokens: int, buckets: in
         return positions, positions + -positions % model.speech_llm.pad_positions_to, int((plan.target != IGNORE).sum())
 
     return Side(
-        batches=list(islice(data.train_dataloader(), count)),
+        batches=list(islice(our_batches(model, [manifest], batch_tokens, buckets), count)),
         step=lambda batch: model.speech_llm(batch).sum,
         size=_remembered(size),
         parameters=[p for p in model.parameters() if p.requires_grad],
@@ -135,14 +157,6 @@ def salm(model: VTBlenderModel, manifest: str, *, batch_tokens: int, buckets: in
     """The host's training with the weights of `model`, fed by the host's loader."""
     peer = build_salm(model).train()
     peer.perception.preprocessor.featurizer.dither = 0.0
-    loader = salm_loader(
-        peer,
-        [{"type": "multimodal_conversation", "manifest_filepath": manifest}],
-        batch_tokens=batch_tokens,
-        use_bucketing=buckets > 1,
-        num_buckets=buckets,
-        concurrent_bucketing=False,  # its thread has been seen to stop
-    )
 
     def step(batch: Any) -> Tensor:
         result = peer.training_step(batch, 0)
@@ -155,7 +169,7 @@ def salm(model: VTBlenderModel, manifest: str, *, batch_tokens: int, buckets: in
         return int(mask.sum()), mask.numel(), int((inputs["target_ids"] != IGNORE).sum())
 
     return Side(
-        batches=list(islice(loader, count)),
+        batches=list(islice(salm_batches(peer, [manifest], batch_tokens, buckets), count)),
         step=step,
         size=_remembered(size),
         parameters=[p for p in peer.parameters() if p.requires_grad],

@@ -35,6 +35,15 @@ def build_salm(model: VTBlenderModel, prompt_format: str = "gemma") -> Any:
     return salm
 
 
+def copy_from_salm(salm: Any, model: VTBlenderModel) -> None:
+    """The way back: `model`, which `salm` was built from, computes what `salm` has come to."""
+    theirs = {name.replace(*reversed(LORA_INSIDE)): weight for name, weight in salm.state_dict().items()}
+    trained = {f"speech_llm.{name}": weight for name, weight in theirs.items() if not name.startswith("embed_tokens")}
+    missing, unknown = model.load_state_dict(trained, strict=False)
+    assert not unknown, unknown
+    assert not [name for name in missing if "embed_tokens" not in name and "lm_head" not in name], missing
+
+
 def salm_config(model: VTBlenderModel, prompt_format: str) -> dict[str, Any]:
     """The peer's `model` section with our perception, LoRA and tag."""
     cfg = model.cfg

@@ -37,7 +37,7 @@ class LastLayer:
         self.found = self._changes_nothing(causal_lm)
         if not self.found:
             mlp.forward = forward
-        elif hasattr(last, "gradient_checkpointing"):
+        elif last is not None and hasattr(last, "gradient_checkpointing"):
             # the backward pass begins with this layer, so that computing it again would save nothing
             last.gradient_checkpointing = False
 
