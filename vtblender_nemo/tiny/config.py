@@ -22,6 +22,7 @@ class ContentConfig:
         mixed_test_items_per_kind: test items of every kind of mixed-modal chat.
         text_test_items_per_skill: test items of every text skill.
         validation_items: validation items of every task.
+        digit_strings: strings of spoken digits as one more source, `digits`, most of them said digit by digit; null for none.
     """
 
     spoken_facts: int = 4500
@@ -32,13 +33,47 @@ class ContentConfig:
     mixed_test_items_per_kind: int = 300
     text_test_items_per_skill: int = 50
     validation_items: int = 48
+    digit_strings: int | None = None
+
+
+@dataclass(frozen=True)
+class SetsConfig:
+    """Further tests, and rows that the default blend leaves out; nothing here changes what is trained or tested elsewhere.
+
+    Attributes:
+        multi_turn: test items whose last turn asks about an earlier one.
+        novel_wordings: test items of trained tasks in unseen words.
+        novel_tasks: test items of tasks that only text chats teach.
+        novel_formats: test items that want JSON, capital letters or a few words, in unseen words.
+        several_turns: test items of tasks in turn.
+        voices: test items about the voices themselves.
+        voice_rows: training rows about them, for `conf/vtb_tiny_voices.yaml`.
+    """
+
+    multi_turn: int = 150
+    novel_wordings: int = 150
+    novel_tasks: int = 100
+    novel_formats: int = 150
+    several_turns: int = 150
+    voices: int = 150
+    voice_rows: int = 4000
+
+
+ENGINES = ("espeak", "flite")
+FLITE_VOICES = ("awb", "kal16", "rms")
+HELD_OUT_FLITE_VOICES = ("slt",)
 
 
 @dataclass(frozen=True)
 class VoicesConfig:
-    """Who speaks: espeak-ng's English accents and speaker variants.
+    """Who speaks: espeak-ng's English accents and speaker variants, and voices of flite where it is asked for.
 
     Attributes:
+        engines: weights of the engines of training speech, `{espeak: 1, flite: 1}`; null for espeak-ng alone.
+        test_engines: engines by which all speech of the recognition test is said once more, as tests `asr_ENGINE`, by voices
+            of which none depends on those of the training; null for none.
+        flite_voices: flite's voices that are heard in training; null for a Scot and two men of the USA.
+        held_out_flite_voices: flite's voices of its test, heard in no training; null for a woman of the USA.
         accents: accents heard in training.
         held_out_accents: accents of half of the test speech, heard in no training.
         variants: speaker variants heard in training.
@@ -55,6 +90,33 @@ class VoicesConfig:
     rate_wpm: tuple[int, int] = (165, 215)
     pitch: tuple[int, int] = (30, 70)
     processes: int = 2
+    engines: Mapping[str, float] | None = None
+    test_engines: tuple[str, ...] | None = None
+    flite_voices: tuple[str, ...] | None = None
+    held_out_flite_voices: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for knob, names in (("engines", self.engines), ("test_engines", self.test_engines)):
+            if names is not None and (not names or not set(names) <= set(ENGINES)):
+                raise ConfigError(
+                    "no engine, or an unknown one",
+                    value=list(names),
+                    expected=f"some of {', '.join(ENGINES)}, or null",
+                    knob=f"tiny.voices.{knob}",
+                )
+        for engine, weight in (self.engines or {}).items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+                raise ConfigError(
+                    f"the weight of {engine} is no share", value=weight, expected="> 0", knob="tiny.voices.engines"
+                )
+
+    def heard_of_flite(self) -> tuple[str, ...]:
+        """Flite's voices of the training."""
+        return (self.flite_voices or FLITE_VOICES) if "flite" in (self.engines or ()) else ()
+
+    def tested_of_flite(self) -> tuple[str, ...]:
+        """Flite's voices of the tests."""
+        return (self.held_out_flite_voices or HELD_OUT_FLITE_VOICES) if "flite" in (self.test_engines or ()) else ()
 
 
 @dataclass(frozen=True)
@@ -134,18 +196,22 @@ class TinyConfig:
     Attributes:
         seed: changes sentences, voices, weights and the order of training.
         content: what is said and asked.
+        sets: further tests.
         voices: who speaks.
         llm: the language model.
         encoder: the speech encoder.
         checkpoint_secs: seconds between the checkpoints from which a stopped training continues.
+        real_items: NeMo manifest of real recordings that become the test `real_digits` and are never trained on; null for none.
     """
 
     seed: int = 0
     content: ContentConfig = field(default_factory=ContentConfig)
+    sets: SetsConfig = field(default_factory=SetsConfig)
     voices: VoicesConfig = field(default_factory=VoicesConfig)
     llm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     checkpoint_secs: float = 60.0
+    real_items: str | None = None
 
     def __post_init__(self) -> None:
         for kind in ("accents", "variants"):
@@ -157,6 +223,20 @@ class TinyConfig:
                     expected="each in one list",
                     knob=f"tiny.voices.held_out_{kind}",
                 )
+        if both := set(self.voices.heard_of_flite()) & set(self.voices.tested_of_flite()):
+            raise ConfigError(
+                "voices of flite are both trained on and tested",
+                value=sorted(both),
+                expected="each in one list",
+                knob="tiny.voices.held_out_flite_voices",
+            )
+
+
+def decisive(settings: Any) -> Any:
+    """Settings without those that are null, which decide nothing: what was made before they existed stays valid."""
+    if isinstance(settings, Mapping):
+        return {key: decisive(value) for key, value in settings.items() if value is not None}
+    return settings
 
 
 T = TypeVar("T")
@@ -181,5 +261,5 @@ def _fill(mapping: Mapping[str, Any], kind: type[T], prefix: str) -> T:
         if is_dataclass(hints[key]):
             values[key] = _fill(value, hints[key], f"{prefix}.{key}")
         else:
-            values[key] = tuple(value) if isinstance(getattr(kind(), key), tuple) else value
+            values[key] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

@@ -153,7 +153,7 @@ def _recognition(
 def _read_clips(directory: Path, cache: Path, preprocessor: torch.nn.Module) -> list[tuple[str, encoding.Clip, str]]:
     """Split, features and accent of all training and test speech; the features are kept for a continued training."""
     content = directory / "content"
-    rows = [row for row in read_jsonl(content / "utterances.jsonl") if not row["name"].startswith("validation")]
+    rows = [row for row in read_jsonl(content / "utterances.jsonl") if row["name"].startswith(("train_", "test_"))]
     if cache.exists():
         features = torch.load(cache, weights_only=True)
     else:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vtblender_nemo.tiny.skills import WORDINGS
-from vtblender_nemo.tiny.sources import Item, WorldPlan
+from vtblender_nemo.tiny.items import Item
+from vtblender_nemo.tiny.skills import INSTRUCTIONS, WORDINGS
+from vtblender_nemo.tiny.sources import WorldPlan
 from vtblender_nemo.tiny.speech import Spoken
 
 SOURCES = {
@@ -20,6 +21,8 @@ SOURCES = {
     "ast_es": "sources/ast_es.jsonl",
     "speech_qa": "sources/speech_qa.jsonl",
     "mixed": "sources/mixed.jsonl",
+    "mixed_questions": "sources/mixed_questions.jsonl",  # those of `mixed` that ask, without those that instruct
+    "voices": "sources/voices.jsonl",
 }
 PROMPTS = "prompts.yaml"
 _PROMPT_SKILLS = {"asr": "repeat", "ast_de": "translate_de", "ast_es": "translate_es"}
@@ -44,9 +47,13 @@ def write_world(plan: WorldPlan, durations: Mapping[str, float], folder: Path) -
         _write(folder / SOURCES[f"ast_{language}"], _translation_rows(plan, language, audio))
     _write(folder / SOURCES["speech_qa"], _speech_qa_rows(plan, audio))
     _write(folder / SOURCES["mixed"], (_conversation_row(item, audio) for item in plan.mixed))
-    for kind, items in (("tests", plan.tests), ("validation", plan.validations)):
-        for task, of_task in items.items():
-            _write(folder / kind / f"{task}.jsonl", (_item_row(item) for item in of_task))
+    questions = (item for item in plan.mixed if item.skill not in INSTRUCTIONS)
+    _write(folder / SOURCES["mixed_questions"], (_conversation_row(item, audio) for item in questions))
+    _write(folder / SOURCES["voices"], (_conversation_row(item, audio) for item in plan.voice_rows))
+    for task, items in plan.tests.items():
+        _write(folder / "tests" / f"{task}.jsonl", (_item_row(item, item.custom) for item in items))
+    for task, items in plan.validations.items():
+        _write(folder / "validation" / f"{task}.jsonl", (_item_row(item, {}) for item in items))
     (folder / PROMPTS).write_text(yaml.safe_dump(_wordings(), sort_keys=False), encoding="utf-8")
 
 
@@ -109,25 +116,33 @@ def _conversation_row(item: Item, audio: Callable[[Spoken], dict[str, Any]]) -> 
     return {"id": item.id, "task": item.skill, "conversations": turns}
 
 
-def _item_row(item: Item) -> dict[str, Any]:
-    spoken = [part for part in item.parts if isinstance(part, Spoken)]
-    content: str | list[dict[str, str]] = [
-        {"type": "audio", "audio": f"../{part.file}"} if isinstance(part, Spoken) else {"type": "text", "text": part}
-        for part in item.parts
-    ]
+def _item_row(item: Item, more: Mapping[str, Any]) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = []
+    for turn in item.earlier:
+        messages.append({"role": "user", "content": _content(turn.parts)})
+        messages.append({"role": "assistant", "content": turn.answer})
+    messages.append({"role": "user", "content": _content(item.parts)})
     custom: dict[str, Any] = {"skill": item.skill, "kind": item.skill if item.task == "text" else item.task}
-    if spoken:
-        custom["transcript"] = [part.text for part in spoken]
-        custom["voices"] = [part.voice.name for part in spoken]
-    else:
-        content = " ".join(str(part) for part in item.parts)
+    if item.spoken:
+        custom["transcript"] = [spoken.text for spoken in item.spoken]
+        custom["voices"] = [spoken.voice.name for spoken in item.spoken]
     return {
         "id": item.id,
         "task": item.task,
-        "messages": [{"role": "user", "content": content}],
+        "messages": messages,
         "reference": item.answer,
-        "custom": custom,
+        "custom": {**custom, **more},
     }
+
+
+def _content(parts: Sequence[str | Spoken]) -> str | list[dict[str, str]]:
+    """A text where all is typed and one part; else a list of parts."""
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
+    return [
+        {"type": "audio", "audio": f"../{part.file}"} if isinstance(part, Spoken) else {"type": "text", "text": part}
+        for part in parts
+    ]
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

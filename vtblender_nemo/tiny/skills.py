@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +79,9 @@ FACT_SKILLS: tuple[str, ...] = (
 )
 """Skills that work on any stated fact; `sort` wants a digit string."""
 
+INSTRUCTIONS = ("upper", "json", "count", "last_word", "first_words", "sort")
+"""Skills that mixed-modal rows ask for beside questions; `repeat` and translations have sources of their own."""
+
 SUM_WORDINGS = {
     "+": ("What is {a} plus {b}?", "Add {a} and {b}."),
     "-": ("What is {a} minus {b}?", "Take {b} from {a}."),
@@ -101,15 +104,18 @@ _ANSWERS: dict[str, Callable[[Fact], str]] = {
 }
 
 
-def instruct(rng: random.Random, skill: str, fact: Fact) -> Exchange:
+def instruct(
+    rng: random.Random, skill: str, fact: Fact, wordings: Mapping[str, Sequence[Wording]] = WORDINGS
+) -> Exchange:
     """An instruction about a stated fact, in a random wording.
 
     Args:
         rng: what draws the wording.
-        skill: a key of `WORDINGS`; `sort` only with a fact that `is_sortable`.
+        skill: a key of `wordings`; `sort` only with a fact that `is_sortable`.
         fact: what is stated.
+        wordings: by skill.
     """
-    wording = rng.choice(WORDINGS[skill])
+    wording = rng.choice(wordings[skill])
     text = wording.text
     if skill == "first_words":
         n = rng.choice((2, 3))

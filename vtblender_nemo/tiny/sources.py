@@ -9,11 +9,14 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
+from typing import Any
 
 from vtblender_nemo.tiny.chats import SKILLS, Chat, ChatMaker
 from vtblender_nemo.tiny.config import TinyConfig
 from vtblender_nemo.tiny.grammar import Fact, Question
-from vtblender_nemo.tiny.skills import Exchange, Part, ask, draw_sum, instruct, is_sortable
+from vtblender_nemo.tiny.items import Item
+from vtblender_nemo.tiny.sets import plan_sets
+from vtblender_nemo.tiny.skills import INSTRUCTIONS, Exchange, Part, ask, draw_sum, instruct, is_sortable
 from vtblender_nemo.tiny.speech import SpeechPlan, Spoken
 from vtblender_nemo.tiny.splits import (
     HeldOut,
@@ -24,9 +27,6 @@ from vtblender_nemo.tiny.splits import (
     is_training_sortable,
     training_questions,
 )
-
-INSTRUCTIONS = ("upper", "json", "count", "last_word", "first_words", "sort")
-"""Skills of the mixed-modal kind `mixed_instruction`."""
 
 SPEECH_TASKS = (
     "asr",
@@ -46,17 +46,6 @@ _APART_SHARE = 0.4
 
 _ASKED_AGAIN_SHARE = 0.3
 """Share of spoken questions that another voice says anew though they were spoken before: many recur."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One exchange with speech in it: a training row or a test item."""
-
-    id: str
-    task: str
-    parts: tuple[str | Spoken, ...]
-    answer: str
-    skill: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +73,7 @@ class WorldPlan:
     spoken_facts: list[SpokenFact] = field(default_factory=list)
     speech_questions: list[SpeechQuestion] = field(default_factory=list)
     mixed: list[Item] = field(default_factory=list)
+    voice_rows: list[Item] = field(default_factory=list)
     text_chats: list[Chat] = field(default_factory=list)
     tests: dict[str, list[Item]] = field(default_factory=dict)
     validations: dict[str, list[Item]] = field(default_factory=dict)
@@ -119,6 +109,10 @@ def plan_world(config: TinyConfig) -> WorldPlan:
         per_skill = content.text_test_items_per_skill if split == "test" else max(1, count // len(SKILLS))
         items["text"] = _text_items(facts_of_split, plan.held_out, per_skill, split_rng)
         plan.utterances += split_speech.utterances
+    sets = plan_sets(config, plan.held_out, [one.speech for one in plan.spoken_facts], plan.utterances)
+    plan.tests |= sets.tests
+    plan.voice_rows = sets.voice_rows
+    plan.utterances += sets.utterances
     return plan
 
 
@@ -189,13 +183,20 @@ def _items(
         exchanges = _spoken_question_items(task, facts, speech, rng)
     else:
         exchanges = (_fact_item(task, fact, facts, held_out, speech, rng) for fact in cycle(facts))
-    for index, (exchange, parts) in enumerate(exchanges):
-        yield Item(f"{task}_{index:04d}", task, parts, exchange.answer, exchange.skill)
+    for index, (exchange, parts, needed) in enumerate(exchanges):
+        custom = _where_facts_are(exchange, parts, needed) if task.startswith("mixed") else {}
+        yield Item(f"{task}_{index:04d}", task, parts, exchange.answer, exchange.skill, custom=custom)
+
+
+def _where_facts_are(exchange: Exchange, parts: Sequence[str | Spoken], needed: Fact) -> dict[str, Any]:
+    """The typed facts, and whether the one that is needed is typed or spoken."""
+    typed = [part.text for part in exchange.parts if part.kind == "fact" and part.text in parts]
+    return {"fact_text": typed, "fact_in": "text" if needed.sentence().en in typed else "speech"}
 
 
 def _spoken_question_items(
     task: str, facts: Sequence[Fact], speech: SpeechPlan, rng: random.Random
-) -> Iterator[tuple[Exchange, tuple[str | Spoken, ...]]]:
+) -> Iterator[tuple[Exchange, tuple[str | Spoken, ...], Fact]]:
     pairs = [(fact, question) for fact in facts for question in held_out_questions(fact)]
     for round_number, (fact, question) in ((index // len(pairs), pair) for index, pair in enumerate(cycle(pairs))):
         exchange = ask(rng, [fact], question)
@@ -203,25 +204,25 @@ def _spoken_question_items(
         spoken = {"question": asked}
         if task == "mixed_both_spoken":
             spoken["fact"] = speech.say(fact.sentence().en)
-        yield exchange, tuple(spoken.get(part.kind, part.text) for part in exchange.parts)
+        yield exchange, tuple(spoken.get(part.kind, part.text) for part in exchange.parts), fact
 
 
 def _fact_item(
     task: str, fact: Fact, facts: Sequence[Fact], held_out: HeldOut, speech: SpeechPlan, rng: random.Random
-) -> tuple[Exchange, tuple[str | Spoken, ...]]:
-    said = speech.say(fact.sentence().en)
+) -> tuple[Exchange, tuple[str | Spoken, ...], Fact]:
+    said, needed = speech.say(fact.sentence().en), fact
     if task in ("mixed_fact_spoken", "mixed_two_facts"):
         other = draw_compatible(rng, fact, facts, held_out)
-        about = fact if task == "mixed_fact_spoken" else rng.choice([fact, other])
+        needed = fact if task == "mixed_fact_spoken" else rng.choice([fact, other])
         stated = [fact, other] if rng.random() < 0.5 else [other, fact]
-        exchange = ask(rng, stated, rng.choice(about.questions()))
+        exchange = ask(rng, stated, rng.choice(needed.questions()))
     elif task == "sqa":
         exchange = ask(rng, [fact], rng.choice(fact.questions()))
     elif task == "mixed_instruction":
         exchange = instruct(rng, _draw_instruction(rng, sortable=is_sortable(fact)), fact)
     else:
         exchange = instruct(rng, {"asr": "repeat", "ast_de": "translate_de", "ast_es": "translate_es"}[task], fact)
-    return exchange, tuple(said if part.text == said.text else part.text for part in exchange.parts)
+    return exchange, tuple(said if part.text == said.text else part.text for part in exchange.parts), needed
 
 
 def _text_items(facts: Sequence[Fact], held_out: HeldOut, per_skill: int, rng: random.Random) -> list[Item]:

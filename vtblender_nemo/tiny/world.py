@@ -24,12 +24,16 @@ from typing import Any
 from vtblender_nemo.tiny.config import TinyConfig
 from vtblender_nemo.tiny.jobs import CONFIG_NAME, RESULT_NAME, language_model_chats, read_jsonl
 from vtblender_nemo.tiny.rows import PROMPTS, SOURCES, write_world
+from vtblender_nemo.tiny.sets import SETS
 from vtblender_nemo.tiny.sources import SPEECH_TASKS, plan_world
 from vtblender_nemo.tiny.speech import read_durations, write_plan
 from vtblender_nemo.tiny.stages import Stage, run_side_by_side
 
 _WORLD_VERSION = 2
 """Raised when the code makes another world from the same settings, so that older worlds are not reused."""
+
+_SETS_VERSION = 1
+"""The same for the further test sets, which no training depends on."""
 
 TEST_TASKS = (*SPEECH_TASKS, "text")
 
@@ -42,7 +46,8 @@ class TinyWorld:
         directory: the world's folder.
         llm_dir: the language model, a Hugging Face folder.
         encoder_nemo: the encoder, a Canary `.nemo` with an untrained decoder.
-        sources: training files by source: text, asr, ast_de, ast_es, speech_qa, mixed.
+        sources: training files by source: text, asr, ast_de, ast_es, speech_qa, mixed; mixed_questions and voices are for
+            other blends than the default.
         prompts: the file of wordings of the tasks asr, ast_de, ast_es and speech_qa.
         tests: test items by task.
         validations: validation items by task.
@@ -86,7 +91,7 @@ def prepare(config: TinyConfig, directory: Path, log: Callable[[str], None] = pr
         stages["encoder"].path,
         sources={name: content / file for name, file in SOURCES.items()},
         prompts=content / PROMPTS,
-        tests={task: content / "tests" / f"{task}.jsonl" for task in TEST_TASKS},
+        tests={task: content / "tests" / f"{task}.jsonl" for task in (*TEST_TASKS, *SETS)},
         validations={task: content / "validation" / f"{task}.jsonl" for task in TEST_TASKS},
         report=report,
     )
@@ -95,8 +100,9 @@ def prepare(config: TinyConfig, directory: Path, log: Callable[[str], None] = pr
 def _stages(config: TinyConfig, directory: Path) -> dict[str, Stage]:
     settings = asdict(config)
     base = {"version": _WORLD_VERSION, "seed": config.seed}
-    content = {**base, "content": settings["content"], "voices": settings["voices"]}
-    tokenizer = {**content, "vocabulary": config.llm.vocabulary}
+    trained = {**base, "content": settings["content"], "voices": settings["voices"]}
+    content = {**trained, "sets": settings["sets"], "sets_version": _SETS_VERSION}
+    tokenizer = {**trained, "vocabulary": config.llm.vocabulary}
     return {
         "content": Stage(directory, "content", content),
         "tokenizer": Stage(directory, "tokenizer", tokenizer),
