@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # two runs at a time would write over each other's bars
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
