@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,7 +54,8 @@ from vtblender_nemo.training.optim import build_optimizer
 from vtblender_nemo.training.warm_start import warm_start
 
 OURS, PLAIN, SALM = "ours", "ours, plain", "salm"
-FACTORS = (0.5, 1.0, 2.0)
+_NAMES = {OURS: "ours", PLAIN: "plain", SALM: "salm"}
+FACTORS = (0.25, 0.5, 1.0)
 ADAMW_LR = 1e-3
 BATCH_TOKENS, BUCKETS = 2600, 4
 WARMUP, LEAST = 0.1, 0.02  # share of the time in which learning rates rise, and what they fall to
@@ -121,12 +122,13 @@ def rise_and_fall(share: float) -> float:
     return LEAST + (1 - LEAST) * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP))) / 2
 
 
-def run(side: str, factor: float, world: str, seconds: float) -> list[Point]:
-    """One training, in a process of its own."""
+def run(side: str, factor: float, world: Path, seconds: float, kept: Path) -> None:
+    """One training, in a process of its own; its points are kept in a file."""
     quiet()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        return train(trainee(side, factor, Path(world), Path(folder)), seconds)
+        points = train(trainee(side, factor, world, Path(folder)), seconds)
+    kept.write_text(json.dumps([asdict(point) for point in points]))
 
 
 def trainee(side: str, factor: float, world: Path, folder: Path) -> Trainee:
@@ -261,13 +263,18 @@ def draw(runs: dict[tuple[str, float], list[Point]], best: dict[str, float], pat
     figure.savefig(path, dpi=110)
 
 
-def measure(world: Path, minutes: float, plot: Path) -> dict[str, Any]:
-    """All runs, two at a time."""
+def measure(world: Path, minutes: float, plot: Path, folder: Path) -> dict[str, Any]:
+    """All runs that are not there yet, two at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
     jobs = list(chain.from_iterable([(side, factor) for side in (SALM, OURS)] for factor in FACTORS))
     jobs += [(PLAIN, factor) for factor in FACTORS]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        waiting = {job: processes.submit(run, *job, str(world), 60 * minutes) for job in jobs}
-        runs = {job: future.result() for job, future in waiting.items()}
+        files = {(side, f): folder / f"{_NAMES[side]}_x{f}_{minutes:g}min.json" for side, f in jobs}
+        missing = [job for job in jobs if not files[job].exists()]
+        waiting = [processes.submit(run, *job, world, 60 * minutes, files[job]) for job in missing]
+        for future in waiting:
+            future.result()
+    runs = {job: [Point(**point) for point in json.loads(file.read_text())] for job, file in files.items()}
     sides = (SALM, OURS, PLAIN)
     best = {side: min((runs[side, f][-1].wer, f) for f in FACTORS)[1] for side in sides}
     ends = {side: runs[side, best[side]][-1] for side in sides}
@@ -284,18 +291,16 @@ def measure(world: Path, minutes: float, plot: Path) -> dict[str, Any]:
     }
 
 
-_NAMES = {OURS: "ours", PLAIN: "plain", SALM: "salm"}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=Path, default=Path("results/tiny_world"), help="made if it is not there")
     parser.add_argument("--minutes", type=float, default=8.0, help="of each training")
+    parser.add_argument("--runs", type=Path, default=Path("results/peer_quality"), help="what is done stays here")
     parser.add_argument("--plot", type=Path, default=Path(__file__).with_suffix(".png"))
     arguments = parser.parse_args()
     quiet()
     prepare_world(arguments.world)
-    print(json.dumps(measure(arguments.world, arguments.minutes, arguments.plot)))
+    print(json.dumps(measure(arguments.world, arguments.minutes, arguments.plot, arguments.runs)))
 
 
 def prepare_world(directory: Path) -> None:
