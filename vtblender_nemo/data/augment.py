@@ -21,12 +21,12 @@ from lhotse.utils import fastcopy
 from vtblender_nemo.common.audio import SHORTEST_SECS, cut_from_file
 from vtblender_nemo.common.conversation import Audio, Conversation, Turn
 from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
-from vtblender_nemo.data.config import AugmentConfig, NoiseConfig, ReverbConfig, SpeedConfig
+from vtblender_nemo.data.config import AugmentConfig, BandwidthConfig, NoiseConfig, ReverbConfig, SpeedConfig
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.order import key_of, mix
 from vtblender_nemo.data.rows import JsonlRows, Row, expand_paths
 from vtblender_nemo.data.sources import placed
-from vtblender_nemo.data.waveforms import TelephoneLine, generated_room
+from vtblender_nemo.data.waveforms import LowerRate, TelephoneLine, generated_room
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".sph"})
 
@@ -79,6 +79,8 @@ class Augmenter:
             self._add("noise", config.noise, _noise(config.noise, clips, sampling_rate))
         if config.telephone is not None:
             self._add("telephone", config.telephone, _telephone)
+        if config.bandwidth is not None:
+            self._add("bandwidth", config.bandwidth, _bandwidth(config.bandwidth))
 
     def _add(self, name: str, config: Any, draw: Callable[[random.Random], Drawn]) -> None:
         self._effects.append((name, config.prob, draw))
@@ -157,6 +159,14 @@ def _noise(config: NoiseConfig, clips: list[Clip], rate: int) -> Callable[[rando
 
 def _telephone(rng: random.Random) -> Drawn:
     return Drawn(_on_mix(TelephoneLine()), {})
+
+
+def _bandwidth(config: BandwidthConfig) -> Callable[[random.Random], Drawn]:
+    def draw(rng: random.Random) -> Drawn:
+        rate = rng.choice(config.rates)
+        return Drawn(_on_mix(LowerRate(rate)), {"rate": rate})
+
+    return draw
 
 
 def _pieces(length_secs: float, clip: Clip, rate: int, rng: random.Random) -> list[tuple[float, Clip]]:

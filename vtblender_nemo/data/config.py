@@ -225,6 +225,16 @@ class TelephoneConfig:
 
 
 @dataclass
+class BandwidthConfig:
+    """Recordings of a lower sampling rate: nothing above half of it."""
+
+    prob: float = 0.0
+    """Share of the conversations that are changed."""
+    rates: list[int] = field(default_factory=lambda: [8000])
+    """Hz; one is drawn."""
+
+
+@dataclass
 class AugmentConfig:
     """The keys of `data.train_ds.augment`; effects are drawn apart and applied in this order."""
 
@@ -236,9 +246,17 @@ class AugmentConfig:
     """Noise."""
     telephone: TelephoneConfig | None = None
     """Telephone bandwidth."""
+    bandwidth: BandwidthConfig | None = None
+    """Lower sampling rates."""
 
 
-_EFFECTS = {"speed": SpeedConfig, "reverb": ReverbConfig, "noise": NoiseConfig, "telephone": TelephoneConfig}
+_EFFECTS = {
+    "speed": SpeedConfig,
+    "reverb": ReverbConfig,
+    "noise": NoiseConfig,
+    "telephone": TelephoneConfig,
+    "bandwidth": BandwidthConfig,
+}
 
 
 def read_augment(values: Any, place: str) -> AugmentConfig:
@@ -266,6 +284,13 @@ def read_augment(values: Any, place: str) -> AugmentConfig:
         _check_range(config.reverb.direct_to_echo, -20.0, 40.0, f"{place}.reverb.direct_to_echo")
     if config.noise is not None:
         _check_range(config.noise.snr, -20.0, 60.0, f"{place}.noise.snr")
+    if config.bandwidth is not None and not (
+        config.bandwidth.rates and all(isinstance(rate, int) and rate >= 4000 for rate in config.bandwidth.rates)
+    ):
+        rates = config.bandwidth.rates
+        raise ConfigError(
+            "no sampling rates", value=rates, expected="some of 4000 Hz or more", knob=f"{place}.bandwidth.rates"
+        )
     return config
 
 

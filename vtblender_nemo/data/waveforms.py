@@ -46,6 +46,35 @@ class TelephoneLine(AudioTransform):
         return offset, duration
 
 
+@dataclass
+class LowerRate(AudioTransform):
+    """What is left of audio that was recorded at a lower rate; rate and length stay.
+
+    Attributes:
+        rate: Hz of the recording.
+    """
+
+    rate: int
+
+    def __call__(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """(C, S) float32 to the same."""
+        from scipy.signal import resample_poly
+
+        if self.rate >= sampling_rate:
+            return samples
+        common = int(np.gcd(int(sampling_rate), self.rate))
+        up, down = self.rate // common, int(sampling_rate) // common
+        wide = resample_poly(resample_poly(samples, up, down, axis=-1), down, up, axis=-1)[..., : samples.shape[-1]]
+        missing = samples.shape[-1] - wide.shape[-1]
+        return np.pad(wide, [(0, 0)] * (wide.ndim - 1) + [(0, missing)]).astype(np.float32)
+
+    def reverse_timestamps(
+        self, offset: float, duration: float | None, sampling_rate: int
+    ) -> tuple[float, float | None]:
+        """Times stay."""
+        return offset, duration
+
+
 def _mu_law(samples: np.ndarray) -> np.ndarray:
     """Rounds samples in -1..1 (others are clipped) to 8 bits on the mu-law's scale."""
     clipped = np.clip(samples, -1, 1)

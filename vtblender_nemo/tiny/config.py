@@ -173,6 +173,11 @@ class EncoderConfig:
         decay_share: share of the steps, at the end, over which the learning rate falls.
     """
 
+        augment: effects on training speech, as those of `data.train_ds.augment`; noise without recordings is the world's own.
+        copies: versions of every training utterance, each drawn anew from `augment`; null for one.
+        mel_warp: largest change of the mel scale in a batch, as the logarithm of a factor; null for none.
+        time_warp: largest change of durations in a batch, likewise.
+        dropout: inside the layers, in this training only; null for none.
     layers: int = 4
     width: int = 144
     heads: int = 4
@@ -189,6 +194,11 @@ class EncoderConfig:
     decay_share: float = 0.6
 
 
+    augment: Mapping[str, Any] | None = None
+    copies: int | None = None
+    mel_warp: float | None = None
+    time_warp: float | None = None
+    dropout: float | None = None
 @dataclass(frozen=True)
 class TinyConfig:
     """The whole tiny world.

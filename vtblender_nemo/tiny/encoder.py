@@ -3,13 +3,13 @@
 The head is thrown away afterwards. What is saved is an ordinary Canary `.nemo` whose preprocessor and encoder are good,
 and whose decoder is *untrained*: nothing in this project uses it, as the language model takes its place.
 
-Shape letters: A audio segments, F frames (10 ms before the encoder, 80 ms after it), H width.
+Shape letters: A audio segments, S samples, F frames (10 ms before the encoder, 80 ms after it), H width.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +49,11 @@ def log_mel(preprocessor: nn.Module, files: Sequence[Path]) -> list[torch.Tensor
         if rate != 16000:
             raise DataError("unexpected sample rate", path=file, value=rate, expected="16000")
         audios.append(torch.from_numpy(samples))
+    return features_of(preprocessor, audios)
+
+
+def features_of(preprocessor: nn.Module, audios: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Features (80, F) in fp16 of every audio, float32 (S,) at 16 kHz."""
     order = sorted(range(len(audios)), key=lambda index: len(audios[index]))
     features: list[torch.Tensor] = [torch.empty(0)] * len(audios)
     preprocessor.eval()
@@ -136,10 +141,17 @@ def collate(clips: Sequence[Clip], length: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def ctc_loss(
-    model: CtcRecogniser, units: CtcUnits, clips: Sequence[Clip], length: int, augment: nn.Module
+    model: CtcRecogniser,
+    units: CtcUnits,
+    clips: Sequence[Clip],
+    length: int,
+    augment: nn.Module,
+    warp: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
-    """CTC loss of a batch, with SpecAugment."""
+    """CTC loss of a batch, with SpecAugment after the warp of features (A, 80, F) and frames (A,)."""
     features, frames = collate(clips, length)
+    if warp is not None:
+        features, frames = warp(features, frames)
     log_probs, lengths = model(augment(input_spec=features, length=frames), frames)
     targets = [torch.tensor(units.encode(clip.text)) for clip in clips]
     return nn.functional.ctc_loss(
@@ -150,6 +162,13 @@ def ctc_loss(
         blank=units.blank,
         zero_infinity=True,
     )
+
+
+def set_dropout(encoder: nn.Module, share: float) -> None:
+    """Drops this share of the activations in an encoder's layers, whatever it dropped before."""
+    for module in encoder.layers.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
 
 
 @torch.no_grad()

@@ -26,13 +26,16 @@ from vtblender_nemo.tiny import encoder as encoding
 from vtblender_nemo.tiny import llm
 from vtblender_nemo.tiny.chats import Chat, ChatMaker
 from vtblender_nemo.tiny.config import TinyConfig, config_from
+from vtblender_nemo.tiny.heard import NOISE_FOLDER, Listener, Warp, heard_features
 from vtblender_nemo.tiny.optim import muon_and_adamw
 from vtblender_nemo.tiny.sources import hold_out_for
 from vtblender_nemo.tiny.stages import say
 from vtblender_nemo.tiny.training import train_steps
+from vtblender_nemo.tiny.voices import voice_of
 
 CONFIG_NAME, RESULT_NAME, CHECKPOINT_NAME = "config.json", "result.json", "checkpoint.pt"
 _LLM_WEIGHT_DECAY, _ENCODER_WEIGHT_DECAY = 0.01, 0.001
+_SAID_EVERY = 2000  # utterances
 _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
@@ -99,7 +102,7 @@ def train_encoder(directory: Path, scratch: Path, output: Path) -> None:
     torch.manual_seed(config.seed)
     canary = build_canary(config.encoder, _sentences(directory), _folder(scratch / "tokenizers"))
     say("computing log-mel features")
-    clips = _read_clips(directory, scratch / "features.pt", canary.preprocessor)
+    clips = _read_clips(directory, scratch / "features.pt", canary.preprocessor, config)
     train = [clip for split, clip, _ in clips if split == "train"]
     units = encoding.CtcUnits(AutoTokenizer.from_pretrained(directory / "tokenizer"), [clip.text for clip in train])
     model = encoding.CtcRecogniser(canary.encoder, units.blank, bf16_is_fast("cpu")).train()
@@ -109,11 +112,14 @@ def train_encoder(directory: Path, scratch: Path, output: Path) -> None:
         time_masks=config.encoder.time_masks,
         time_width=config.encoder.time_width,
     )
+    encoding.set_dropout(canary.encoder, config.encoder.dropout or 0.0)
+    mel_warp, time_warp = config.encoder.mel_warp or 0.0, config.encoder.time_warp or 0.0
+    warp = Warp(mel_warp, time_warp) if mel_warp or time_warp else None
     loss = train_steps(
         model,
         muon_and_adamw(model, config.encoder.muon_lr, config.encoder.adamw_lr, _ENCODER_WEIGHT_DECAY),
         encoding.clip_batches(train, config.encoder.frames_per_batch, config.seed),
-        lambda batch: encoding.ctc_loss(model, units, [train[index] for index in batch[0]], batch[1], augment),
+        lambda batch: encoding.ctc_loss(model, units, [train[index] for index in batch[0]], batch[1], augment, warp),
         steps=config.encoder.steps,
         decay_share=config.encoder.decay_share,
         checkpoint=scratch / CHECKPOINT_NAME,
@@ -122,6 +128,7 @@ def train_encoder(directory: Path, scratch: Path, output: Path) -> None:
     )
     result = _recognition(model, units, [(clip, accent) for split, clip, accent in clips if split == "test"], config)
     say(f"held-out WER {result['wer']:.1f}")
+    encoding.set_dropout(canary.encoder, 0.0)  # what the model's own configuration says
     canary.eval().save_to(str(output))
     result |= {"ctc_loss": loss, "parameters": sum(weights.numel() for weights in canary.encoder.parameters())}
     (scratch / RESULT_NAME).write_text(json.dumps(result))
@@ -150,20 +157,51 @@ def _recognition(
     }
 
 
-def _read_clips(directory: Path, cache: Path, preprocessor: torch.nn.Module) -> list[tuple[str, encoding.Clip, str]]:
+def _read_clips(
+    directory: Path, cache: Path, preprocessor: torch.nn.Module, config: TinyConfig
+) -> list[tuple[str, encoding.Clip, str]]:
     """Split, features and accent of all training and test speech; the features are kept for a continued training."""
     content = directory / "content"
     rows = [row for row in read_jsonl(content / "utterances.jsonl") if row["name"].startswith(("train_", "test_"))]
+    if config.encoder.augment is not None:
+        rows = [row for row in rows for _ in range(_copies(row, config))]
     if cache.exists():
         features = torch.load(cache, weights_only=True)
     else:
-        features = encoding.log_mel(preprocessor, [content / row["file"] for row in rows])
+        features = _features(rows, directory, preprocessor, config)
         torch.save(features, cache.with_suffix(".partial"))
         cache.with_suffix(".partial").rename(cache)
     return [
-        (row["name"].split("_")[0], encoding.Clip(feature, row["text"]), row["voice"]["accent"])
+        (row["name"].split("_")[0], encoding.Clip(feature, row["text"]), voice_of(row["voice"]).accent)
         for row, feature in zip(rows, features, strict=True)
     ]
+
+
+def _copies(row: Mapping[str, Any], config: TinyConfig) -> int:
+    return (config.encoder.copies or 1) if row["name"].startswith("train_") else 1
+
+
+def _features(
+    rows: list[dict[str, Any]], directory: Path, preprocessor: torch.nn.Module, config: TinyConfig
+) -> list[torch.Tensor]:
+    """Features of every row; copies of a training utterance follow each other, each heard another way."""
+    content, settings = directory / "content", config.encoder
+    if settings.augment is None:
+        return encoding.log_mel(preprocessor, [content / row["file"] for row in rows])
+    files = {
+        split: list(dict.fromkeys(content / r["file"] for r in rows if r["name"].startswith(f"{split}_")))
+        for split in ("train", "test")
+    }
+    listener = Listener(settings.augment, directory / NOISE_FOLDER, config.seed)
+    made = dict(zip(files["test"], ([one] for one in encoding.log_mel(preprocessor, files["test"])), strict=True))
+    for number, (file, heard) in enumerate(
+        zip(files["train"], heard_features(preprocessor, files["train"], settings.copies or 1, listener), strict=True),
+        1,
+    ):
+        made[file] = heard
+        if number % _SAID_EVERY == 0:
+            say(f"heard {number} of {len(files['train'])} utterances")
+    return [features for file in dict.fromkeys(content / row["file"] for row in rows) for features in made[file]]
 
 
 def _sentences(directory: Path) -> dict[str, list[str]]:

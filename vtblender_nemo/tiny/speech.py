@@ -11,24 +11,58 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from vtblender_nemo.synthesis.espeak import Voice, synthesize
+from vtblender_nemo.synthesis.espeak import SAMPLE_RATE
 from vtblender_nemo.tiny.config import VoicesConfig
+from vtblender_nemo.tiny.voices import AnyVoice, held_out_voice, training_voice
 
 PLAN_NAME = "utterances.jsonl"
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A word that is said alone, as part of an utterance.
+
+    Attributes:
+        text: the word.
+        voice: who says it.
+        level_db: how much louder it is than the voice makes it.
+        pause_secs: silence behind it.
+    """
+
+    text: str
+    voice: AnyVoice
+    level_db: float
+    pause_secs: float
+
+
+@dataclass(frozen=True)
 class Spoken:
-    """A text that a voice says; `name` is unique in the world and names its file."""
+    """A text that a voice says; `name` is unique in the world and names its file.
+
+    Attributes:
+        name: a split, `_` and more.
+        text: what is said.
+        voice: who says it.
+        pieces: its words, where they are said one by one.
+    """
 
     name: str
     text: str
-    voice: Voice
+    voice: AnyVoice
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def file(self) -> str:
         return f"speech/{self.name.split('_')[0]}/{self.name}.wav"
+
+    def row(self) -> dict[str, Any]:
+        """What the synthesising processes read."""
+        fields = asdict(self)
+        if not self.pieces:
+            del fields["pieces"]
+        return {**fields, "file": self.file}
 
 
 class SpeechPlan:
@@ -54,24 +88,17 @@ class SpeechPlan:
             self._by_text[text] = spoken
         return self._by_text[text]
 
-    def _draw_voice(self) -> Voice:
-        rng, voices = self._rng, self._voices
+    def _draw_voice(self) -> AnyVoice:
         if self._split == "train":
-            accents, variants = voices.accents, voices.variants
-        else:
-            new_accent = len(self.utterances) % 2 == 0
-            accents = voices.held_out_accents if new_accent else voices.accents
-            variants = voices.held_out_variants
-        return Voice(
-            rng.choice(accents), rng.choice(variants), rng.randint(*voices.rate_wpm), rng.randint(*voices.pitch)
-        )
+            return training_voice(self._rng, self._voices)
+        return held_out_voice(self._rng, self._voices, len(self.utterances))
 
 
 def write_plan(utterances: Iterable[Spoken], folder: Path) -> None:
     """Writes the list that the synthesising processes read."""
     with (folder / PLAN_NAME).open("w", encoding="utf-8") as file:
         for spoken in utterances:
-            file.write(json.dumps({**asdict(spoken), "file": spoken.file}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(spoken.row(), ensure_ascii=False) + "\n")
 
 
 def read_durations(folder: Path, workers: int) -> dict[str, float]:
@@ -86,17 +113,19 @@ def synthesize_share(folder: Path, worker: int, workers: int) -> None:
     """Says every `workers`-th utterance of the plan into 16-bit WAV files at 16 kHz."""
     import soundfile
 
-    durations = {}
+    from vtblender_nemo.tiny.speakers import Speakers
+
+    durations, speakers = {}, Speakers()
     with (folder / PLAN_NAME).open(encoding="utf-8") as file:
         for index, line in enumerate(file):
             if index % workers != worker:
                 continue
             row = json.loads(line)
-            samples, rate = synthesize(row["text"], Voice(**row["voice"]))
+            samples = speakers.say(row)
             path = folder / row["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, samples, rate, subtype="PCM_16")
-            durations[row["name"]] = len(samples) / rate
+            soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
+            durations[row["name"]] = len(samples) / SAMPLE_RATE
     _durations_file(folder, worker).write_text(json.dumps(durations))
 
 

@@ -32,7 +32,7 @@ class Stage:
     Attributes:
         directory: the world's folder.
         name: name of the file or folder.
-        settings: whatever its making depends on, JSON-like; other settings make it anew.
+        settings: whatever its making depends on, JSON-like; other settings make it anew. A note may hold more than these.
     """
 
     directory: Path
@@ -62,7 +62,8 @@ class Stage:
         if not self._note.exists() or not self.path.exists():
             return None
         note = json.loads(self._note.read_text())
-        return note["report"] if note["settings"] == _plain(self.settings) else None
+        fits = all(note["settings"].get(key) == value for key, value in _plain(self.settings).items())
+        return note["report"] if fits else None
 
     def begin(self) -> None:
         """Clears what is stale; the scratch folder of the same settings stays: a stopped training continues from it."""

@@ -5,6 +5,7 @@ The world is a folder:
     content/    speech/ (WAV, 16 kHz), sources/ and prompts.yaml (training), tests/, validation/, utterances.jsonl
     tokenizer/  of the language model
     llm/        the language model, a Hugging Face folder
+    noise/      noises for augmentation, where it is asked for
     encoder.nemo   a Canary whose encoder is trained and whose decoder is not
     report.json
 
@@ -21,11 +22,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vtblender_nemo.tiny.config import TinyConfig
+from vtblender_nemo.tiny.config import TinyConfig, decisive
+from vtblender_nemo.tiny.digits import plan_digits, write_digits
+from vtblender_nemo.tiny.heard import NOISE_FOLDER, write_noises
 from vtblender_nemo.tiny.jobs import CONFIG_NAME, RESULT_NAME, language_model_chats, read_jsonl
+from vtblender_nemo.tiny.other_tests import REAL_TASK, read_real_items, said_by_engines, write_real_items
 from vtblender_nemo.tiny.rows import PROMPTS, SOURCES, write_world
 from vtblender_nemo.tiny.sets import SETS
 from vtblender_nemo.tiny.sources import SPEECH_TASKS, plan_world
+from vtblender_nemo.tiny.speakers import open_flite
 from vtblender_nemo.tiny.speech import read_durations, write_plan
 from vtblender_nemo.tiny.stages import Stage, run_side_by_side
 
@@ -35,6 +40,7 @@ _WORLD_VERSION = 2
 _SETS_VERSION = 1
 """The same for the further test sets, which no training depends on."""
 
+DIGITS = "sources/digits.jsonl"
 TEST_TASKS = (*SPEECH_TASKS, "text")
 
 
@@ -73,41 +79,55 @@ def prepare(config: TinyConfig, directory: Path, log: Callable[[str], None] = pr
         log: takes lines of progress.
 
     Raises:
-        ConfigError: the config contradicts itself or names unknown voices.
+        ConfigError: the config contradicts itself, names unknown voices, or a manifest of real recordings that is missing.
+        DataError: a row of that manifest that cannot be used.
+        MissingDependencyError: flite shall speak and is not installed.
         StageError: a training process failed.
     """
+    real_items = None if config.real_items is None else read_real_items(Path(config.real_items))
     directory = Path(directory).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=1))
     stages = _stages(config, directory)
     report = {"content": _make_content(config, stages["content"], log)}
+    if config.encoder.augment is not None:
+        _make_noise(config, stages["noise"])
+    content = stages["content"].path
+    tests = [*TEST_TASKS, *SETS, *(f"asr_{engine}" for engine in config.voices.test_engines or ())]
+    if real_items is not None:
+        write_real_items(real_items, content / "tests" / f"{REAL_TASK}.jsonl")
+        tests.append(REAL_TASK)
     report["tokenizer"] = _make_tokenizer(config, stages["tokenizer"])
     report |= _train(stages["llm"], stages["encoder"], directory, log)
     (directory / "report.json").write_text(json.dumps(report, indent=1))
-    content = stages["content"].path
+    sources = SOURCES if config.content.digit_strings is None else {**SOURCES, "digits": DIGITS}
     return TinyWorld(
         directory,
         stages["llm"].path,
         stages["encoder"].path,
-        sources={name: content / file for name, file in SOURCES.items()},
+        sources={name: content / file for name, file in sources.items()},
         prompts=content / PROMPTS,
-        tests={task: content / "tests" / f"{task}.jsonl" for task in (*TEST_TASKS, *SETS)},
+        tests={task: content / "tests" / f"{task}.jsonl" for task in tests},
         validations={task: content / "validation" / f"{task}.jsonl" for task in TEST_TASKS},
         report=report,
     )
 
 
 def _stages(config: TinyConfig, directory: Path) -> dict[str, Stage]:
-    settings = asdict(config)
+    settings = decisive(asdict(config))
     base = {"version": _WORLD_VERSION, "seed": config.seed}
     trained = {**base, "content": settings["content"], "voices": settings["voices"]}
     content = {**trained, "sets": settings["sets"], "sets_version": _SETS_VERSION}
-    tokenizer = {**trained, "vocabulary": config.llm.vocabulary}
+    read = {key: value for key, value in settings["content"].items() if key != "digit_strings"}
+    tokenizer = {**base, "content": read, "vocabulary": config.llm.vocabulary}
     return {
         "content": Stage(directory, "content", content),
         "tokenizer": Stage(directory, "tokenizer", tokenizer),
         "llm": Stage(directory, "llm", {**tokenizer, "llm": settings["llm"]}),
-        "encoder": Stage(directory, "encoder.nemo", {**tokenizer, "encoder": settings["encoder"]}),
+        "encoder": Stage(
+            directory, "encoder.nemo", {**trained, "vocabulary": config.llm.vocabulary, "encoder": settings["encoder"]}
+        ),
+        "noise": Stage(directory, NOISE_FOLDER, {"seed": config.seed}),
     }
 
 
@@ -117,7 +137,13 @@ def _make_content(config: TinyConfig, stage: Stage, log: Callable[[str], None]) 
         return report
     started = time.monotonic()
     stage.begin()
+    if flite := {*config.voices.heard_of_flite(), *config.voices.tested_of_flite()}:
+        open_flite(tuple(sorted(flite)))  # its absence is told before anything is made
     plan = plan_world(config)
+    tests = said_by_engines(plan.tests["asr"], config.voices, config.seed)
+    digits = plan_digits(config.content.digit_strings or 0, plan.held_out, config.voices, config.seed)
+    plan.tests |= tests
+    plan.utterances += [spoken for items in tests.values() for item in items for spoken in item.spoken] + digits
     log(f"content: speaking {len(plan.utterances)} utterances")
     stage.partial.mkdir()
     write_plan(plan.utterances, stage.partial)
@@ -127,6 +153,8 @@ def _make_content(config: TinyConfig, stage: Stage, log: Callable[[str], None]) 
     run_side_by_side(jobs, stage.directory / "logs", log)
     durations = read_durations(stage.partial, workers)
     write_world(plan, durations, stage.partial)
+    if digits:
+        write_digits(digits, durations, stage.partial / DIGITS)
     report = {
         "utterances": len(plan.utterances),
         "training_hours": sum(secs for name, secs in durations.items() if name.startswith("train")) / 3600,
@@ -136,6 +164,13 @@ def _make_content(config: TinyConfig, stage: Stage, log: Callable[[str], None]) 
     stage.finish(report)
     log(f"content: {report['training_hours']:.1f} h of training speech in {report['seconds']:.0f} s")
     return report
+
+
+def _make_noise(config: TinyConfig, stage: Stage) -> None:
+    if stage.made() is None:
+        stage.begin()
+        write_noises(stage.partial, config.seed)
+        stage.finish({})
 
 
 def _make_tokenizer(config: TinyConfig, stage: Stage) -> dict[str, Any]:

@@ -82,13 +82,24 @@ class FliteEngine(SpeechEngine):
             return [self._speak(request, Path(folder) / "speech.wav") for request in requests]
 
     def _speak(self, request: SpeechRequest, path: Path) -> Speech | Refused:
-        import soundfile
-
         rng = request.rng()
         voice, stretch = rng.choice(self._config.voices), round(rng.uniform(*self._config.stretch), 3)
+        return self.say(request.text, voice, stretch, path)
+
+    def say(self, text: str, voice: str, stretch: float, path: Path) -> Speech | Refused:
+        """Speaks a text by a given voice.
+
+        Args:
+            text: what to say.
+            voice: one of the engine's configuration.
+            stretch: factor of the voice's own duration.
+            path: a WAV file that is written on the way.
+        """
+        import soundfile
+
         path.unlink(missing_ok=True)
         done = subprocess.run(
-            [self._program, "-voice", voice, "--setf", f"duration_stretch={stretch}", "-t", request.text, "-o", path],
+            [self._program, "-voice", voice, "--setf", f"duration_stretch={stretch}", "-t", text, "-o", path],
             capture_output=True,
             text=True,
             timeout=_LONGEST_SECS,
@@ -97,5 +108,5 @@ class FliteEngine(SpeechEngine):
             return Refused("not_spoken", f"flite: {done.stderr.strip()[-200:] or done.returncode}")
         samples, rate = soundfile.read(path, dtype="float32")
         if not len(samples):
-            return Refused("not_spoken", f"flite made no sound of {request.text!r}")
+            return Refused("not_spoken", f"flite made no sound of {text!r}")
         return Speech(resampled(samples, rate), f"{voice} stretched {stretch}")
