@@ -78,7 +78,7 @@ def _lock(descriptor: int, directory: Path) -> None:
 
 def _check_same(config: TinyConfig, directory: Path) -> None:
     path = directory / CONFIG_NAME
-    if path.exists() and _deciding(json.loads(path.read_text())) != _deciding(json.loads(json.dumps(asdict(config)))):
+    if path.exists() and _deciding(config_from(json.loads(path.read_text()))) != _deciding(config):
         raise ConfigError(
             "the folder holds a tiny world of other settings, which other runs may use",
             path=path,
@@ -87,9 +87,10 @@ def _check_same(config: TinyConfig, directory: Path) -> None:
         )
 
 
-def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    voices = {key: value for key, value in settings.get("voices", {}).items() if key != "processes"}
-    return {key: value for key, value in settings.items() if key != "checkpoint_secs"} | {"voices": voices}
+def _deciding(config: TinyConfig) -> dict[str, Any]:
+    settings = asdict(config)
+    del settings["checkpoint_secs"], settings["voices"]["processes"]
+    return settings
 
 
 def _take_over(source: Path, target: Path) -> None:
