@@ -313,14 +313,18 @@ def test_mistakes_in_the_file_itself(load, tmp_path):
 def test_the_tiny_worlds_tasks(tmp_path):
     for name in ("asr", "ast_de", "ast_es", "sqa", "text"):
         write_items(tmp_path / f"content/tests/{name}.jsonl")
+    for name in ("multi_turn", "novel_wordings", "novel_formats", "several_turns", "voices"):
+        write_items(tmp_path / f"content/tests/{name}.jsonl", turns=2, label="man")
     for name in ("question_spoken", "fact_spoken", "both_spoken", "two_facts", "instruction"):
-        write_items(tmp_path / f"content/tests/mixed_{name}.jsonl")
+        write_items(tmp_path / f"content/tests/mixed_{name}.jsonl", fact_in="text")
     tasks = {task.name: task for task in load_tasks("tiny", variables={"world": str(tmp_path)})}
     kinds = {task.kind for task in tasks.values()}
-    assert kinds >= {"asr", "ast", "sqa", "mixed", "instructions", "noise", "text"}
+    assert kinds >= {"asr", "ast", "sqa", "mixed", "multi_turn", "instructions", "noise", "text"}
     assert tasks["ast"].group_by == ("language_pair",)
     assert len(tasks["mixed"].sets["no_text"]) == 15
     assert tasks["text"].text["data"] == f"{tmp_path}/content/tests/text.jsonl"
+    (voices,) = load_tasks("tiny_voices", variables={"world": str(tmp_path)})
+    assert (voices.kind, voices.measures) == ("paralinguistic", ("accuracy_percent",))
 
 
 def test_the_public_recipe_reads_what_prepare_corpus_writes(tmp_path):

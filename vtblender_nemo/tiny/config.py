@@ -42,19 +42,21 @@ class SetsConfig:
 
     Attributes:
         multi_turn: test items whose last turn asks about an earlier one.
-        novel_wordings: test items of trained tasks in unseen words.
-        novel_tasks: test items of tasks that only text chats teach.
+        novel_wordings: test items that want transcripts or translations, in unseen words.
+        novel_tasks: test items of tasks that text chats and mixed-modal instructions teach.
         novel_formats: test items that want JSON, capital letters or a few words, in unseen words.
         several_turns: test items of tasks in turn.
+        spoken_requests: test items of spoken sums and spoken instructions.
         voices: test items about the voices themselves.
         voice_rows: training rows about them, for `conf/vtb_tiny_voices.yaml`.
     """
 
     multi_turn: int = 150
     novel_wordings: int = 150
-    novel_tasks: int = 100
+    novel_tasks: int = 150
     novel_formats: int = 150
     several_turns: int = 150
+    spoken_requests: int = 100
     voices: int = 150
     voice_rows: int = 4000
 
@@ -171,13 +173,13 @@ class EncoderConfig:
         muon_lr: peak learning rate of the layers' matrices.
         adamw_lr: peak learning rate of everything else.
         decay_share: share of the steps, at the end, over which the learning rate falls.
-    """
-
         augment: effects on training speech, as those of `data.train_ds.augment`; noise without recordings is the world's own.
         copies: versions of every training utterance, each drawn anew from `augment`; null for one.
         mel_warp: largest change of the mel scale in a batch, as the logarithm of a factor; null for none.
         time_warp: largest change of durations in a batch, likewise.
         dropout: inside the layers, in this training only; null for none.
+    """
+
     layers: int = 4
     width: int = 144
     heads: int = 4
@@ -192,13 +194,13 @@ class EncoderConfig:
     muon_lr: float = 3e-3
     adamw_lr: float = 3e-3
     decay_share: float = 0.6
-
-
     augment: Mapping[str, Any] | None = None
     copies: int | None = None
     mel_warp: float | None = None
     time_warp: float | None = None
     dropout: float | None = None
+
+
 @dataclass(frozen=True)
 class TinyConfig:
     """The whole tiny world.

@@ -1,8 +1,8 @@
 """Test sets of what no training asked about speech: unseen wordings, tasks and formats.
 
-Words are those that the language model knows. Which requests it follows when it reads the transcript was tried on the
-language model alone; it does none in a way that two of its skills would have to join (the answer to a question in
-capital letters, JSON of two statements), so no set asks for that.
+Words are those that the language model knows. Which wordings it follows when it reads the transcript was tried on the
+language model alone. It joins no two of its skills (the answer to a question in capital letters, JSON of two
+statements), so no set asks for that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from vtblender_nemo.tiny.grammar import Fact
 from vtblender_nemo.tiny.items import Item
 from vtblender_nemo.tiny.set_speech import SetMaker
-from vtblender_nemo.tiny.skills import WORDINGS, Wording, draw_sum, instruct, is_sortable
+from vtblender_nemo.tiny.skills import INSTRUCTIONS, WORDINGS, Wording, draw_sum, instruct, is_sortable
 from vtblender_nemo.tiny.splits import is_held_out_question
 
 NOVEL_WORDINGS: Mapping[str, Sequence[Wording]] = {
@@ -27,11 +27,8 @@ NOVEL_WORDINGS: Mapping[str, Sequence[Wording]] = {
         Wording("Write that in Spanish.", leads=False),
         Wording("Say that in Spanish.", leads=False),
     ),
-    "count": (Wording("How many words?"), Wording("Count the words in that.", leads=False)),
-    "last_word": (Wording("Write the last word:"), Wording("Give the last word.", leads=False)),
-    "sort": (Wording("Put the digits in order.", leads=False),),
 }
-"""Ways to ask that no training has, for what trainings ask in other ways."""
+"""Ways to ask for transcripts and translations that no training has."""
 
 NOVEL_FORMATS: Mapping[str, Sequence[Wording]] = {
     "json": (
@@ -45,8 +42,9 @@ NOVEL_FORMATS: Mapping[str, Sequence[Wording]] = {
         Wording("Repeat that in capital letters.", leads=False),
     ),
     "first_words": (Wording("Write the first {n} words:"), Wording("Give only the first {n} words:")),
+    "last_word": (Wording("Write the last word:"), Wording("Give the last word.", leads=False)),
 }
-"""The same, where the answer has to have a form."""
+"""The same for answers of a form."""
 
 SPOKEN_INSTRUCTIONS: Mapping[str, Sequence[Wording]] = {
     skill: sentences
@@ -57,17 +55,22 @@ SPOKEN_INSTRUCTIONS: Mapping[str, Sequence[Wording]] = {
 
 
 def novel_wordings(maker: SetMaker, count: int) -> list[Item]:
-    """Trained tasks about a spoken fact, asked in unseen words."""
-    return maker.items(tuple(NOVEL_WORDINGS), count, lambda skill, _: _asked_anew(maker, skill, NOVEL_WORDINGS))
+    """Transcripts and translations of a spoken fact, asked for in unseen words."""
+    return _instructions(maker, count, NOVEL_WORDINGS)
 
 
 def novel_formats(maker: SetMaker, count: int) -> list[Item]:
-    """JSON, capital letters or so many words of a spoken fact, asked for in unseen words."""
-    return maker.items(tuple(NOVEL_FORMATS), count, lambda skill, _: _asked_anew(maker, skill, NOVEL_FORMATS))
+    """JSON, capital letters or some words of a spoken fact, asked for in unseen words."""
+    return _instructions(maker, count, NOVEL_FORMATS)
 
 
 def novel_tasks(maker: SetMaker, count: int) -> list[Item]:
-    """Tasks that only text chats teach: a spoken sum, and a spoken instruction about a typed fact."""
+    """What text chats and mixed-modal rows alone ask for; a blend without mixed-modal instructions leaves it to the text."""
+    return _instructions(maker, count, {skill: WORDINGS[skill] for skill in INSTRUCTIONS})
+
+
+def spoken_requests(maker: SetMaker, count: int) -> list[Item]:
+    """Spoken sums, and spoken instructions about a typed fact: text chats alone teach them, and no speech has their words."""
     said: set[str] = set()
 
     def draw(kind: str, _: int) -> Item | None:
@@ -76,7 +79,11 @@ def novel_tasks(maker: SetMaker, count: int) -> list[Item]:
     return maker.items(("sum", "spoken_instruction"), count, draw)
 
 
-def _asked_anew(maker: SetMaker, skill: str, wordings: Mapping[str, Sequence[Wording]]) -> Item:
+def _instructions(maker: SetMaker, count: int, wordings: Mapping[str, Sequence[Wording]]) -> list[Item]:
+    return maker.items(tuple(wordings), count, lambda skill, _: _instruction(maker, skill, wordings))
+
+
+def _instruction(maker: SetMaker, skill: str, wordings: Mapping[str, Sequence[Wording]]) -> Item:
     fact = maker.spoken_fact(fits=_fits(skill))
     exchange = instruct(maker.rng, skill, fact, wordings)
     said = maker.say(fact)

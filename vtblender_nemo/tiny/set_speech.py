@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -21,6 +22,10 @@ SPLIT = "more"
 _ATTEMPTS = 500
 
 T = TypeVar("T")
+
+
+class _NothingFits(Exception):
+    """No held-out fact goes with those that were drawn before."""
 
 
 class SetSpeech:
@@ -89,17 +94,18 @@ class SetMaker:
                 not make one.
         """
         by_turns = ((kinds[index % len(kinds)], index // len(kinds)) for index in range(count))
-        return [self.until(partial(draw, kind, number)) for kind, number in by_turns]
+        return [self._until(partial(draw, kind, number)) for kind, number in by_turns]
 
-    def until(self, draw: Callable[[], T | None]) -> T:
+    def _until(self, draw: Callable[[], T | None]) -> T:
         """What `draw` gives first that is not None.
 
         Raises:
             ConfigError: it never does.
         """
         for _ in range(_ATTEMPTS):
-            if (drawn := draw()) is not None:
-                return drawn
+            with suppress(_NothingFits):
+                if (drawn := draw()) is not None:
+                    return drawn
         raise ConfigError(
             f"too few held-out facts for the test set {self.name}",
             value=len(self.held_out.test),
@@ -108,9 +114,9 @@ class SetMaker:
         )
 
     def _fact(self, others: Sequence[Fact], fits: Callable[[Fact], bool]) -> Fact:
-        def draw() -> Fact | None:
+        taken = frozenset().union(*(other.topics() for other in others))
+        for _ in range(_ATTEMPTS):
             fact = self.rng.choice(self.held_out.test)
-            apart = all(not fact.topics() & other.topics() for other in others)
-            return fact if apart and fits(fact) else None
-
-        return self.until(draw)
+            if not fact.topics() & taken and fits(fact):
+                return fact
+        raise _NothingFits

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from vtblender_nemo.tiny.config import TinyConfig
 from vtblender_nemo.tiny.items import Item
-from vtblender_nemo.tiny.novel import novel_formats, novel_tasks, novel_wordings
+from vtblender_nemo.tiny.novel import novel_formats, novel_tasks, novel_wordings, spoken_requests
 from vtblender_nemo.tiny.set_speech import SetMaker, SetSpeech
 from vtblender_nemo.tiny.speech import Spoken
 from vtblender_nemo.tiny.splits import HeldOut
@@ -25,6 +25,7 @@ _MAKERS: Mapping[str, Callable[[SetMaker, int], list[Item]]] = {
     "novel_tasks": novel_tasks,
     "novel_formats": novel_formats,
     "several_turns": several_turns,
+    "spoken_requests": spoken_requests,
 }
 SETS: tuple[str, ...] = (*_MAKERS, "voices")
 """Names of the sets; each has its size in `tiny.sets`."""
