@@ -6,10 +6,13 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from tests.helpers.tiny_sets import (
     CONFIG,
@@ -21,6 +24,7 @@ from tests.helpers.tiny_sets import (
     world_plan,
     written,
 )
+from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.evaluation.items import read_items
 from vtblender_nemo.evaluation.variants import without_text
 from vtblender_nemo.tiny.config import SetsConfig
@@ -30,6 +34,7 @@ from vtblender_nemo.tiny.skills import INSTRUCTIONS
 from vtblender_nemo.tiny.sources import plan_world
 from vtblender_nemo.tiny.speech import Spoken
 from vtblender_nemo.tiny.splits import is_held_out_question
+from vtblender_nemo.training.run_config import check_same_run
 
 NO_SETS = SetsConfig(**dict.fromkeys(asdict(CONFIG.sets), 0))
 
@@ -222,3 +227,32 @@ def test_the_needed_fact_of_a_mixed_item_is_where_it_says(plan, facts):
                 "mixed_two_facts": {"speech", "text"},
             }[name]
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "mixed", "more"),
+    [("vtb_tiny_voices", "mixed", ["voices"]), ("experiment/novel_prompts", "mixed_questions", [])],
+)
+def test_other_blends_are_the_default_one_with_these_sources(name, mixed, more):
+    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base=None):
+        blends = [compose(config).data.train_ds for config in ("vtb_tiny", name)]
+    default, other = (OmegaConf.to_yaml(blend) for blend in blends)
+    added = blends[1].input_cfg[len(blends[0].input_cfg) :]
+    assert [source.name for source in added] == more
+    assert all(str(source.manifest_filepath).endswith(SOURCES[source.name]) for source in added)
+    del blends[1].input_cfg[len(blends[0].input_cfg) :]
+    assert OmegaConf.to_yaml(blends[1]) == default.replace(SOURCES["mixed"], SOURCES[mixed])
+    assert other != default
+
+
+def test_a_run_of_before_takes_the_new_tests_but_not_other_training_rows(tmp_path):
+    def kept(**sets):
+        return OmegaConf.create({"tiny": {"seed": 1, **({"sets": sets} if sets else {})}})
+
+    path = tmp_path / "config.yaml"
+    OmegaConf.save(kept(), path)
+    check_same_run(kept(multi_turn=150, voice_rows=4000), path)
+    OmegaConf.save(kept(multi_turn=150, voices=9, voice_rows=4000), path)
+    check_same_run(kept(multi_turn=20, voices=8, voice_rows=4000), path)
+    with pytest.raises(ConfigError, match=r"another run.*tiny\.sets\.voice_rows|another tiny\.sets\.voice_rows"):
+        check_same_run(kept(multi_turn=150, voices=9, voice_rows=10), path)
