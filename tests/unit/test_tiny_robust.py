@@ -11,7 +11,8 @@ from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.waveforms import LowerRate
 from vtblender_nemo.tiny import heard as hearing
 from vtblender_nemo.tiny.encoder import set_dropout
-from vtblender_nemo.tiny.heard import Listener, Warp, heard_features, write_noises
+from vtblender_nemo.tiny.heard import Listener, Warp, heard_features
+from vtblender_nemo.tiny.noise import coloured_noise, with_noise, write_noises
 
 SETTINGS = {"speed": {"prob": 1.0, "factors": [0.8]}, "noise": {"prob": 1.0, "snr": [10, 10]}}
 
@@ -38,6 +39,16 @@ def test_noises_differ_and_are_the_same_for_one_seed(noises, tmp_path):
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.2
     write_noises(tmp_path / "again", seed=0)
     assert (tmp_path / "again" / files[0].name).read_bytes() == files[0].read_bytes()
+
+
+def test_noise_has_the_level_and_the_colour_asked_for():
+    rng = np.random.default_rng(0)
+    speech = np.ones(16000)
+    added = with_noise(rng, speech, 20.0, 0.0) - speech
+    assert np.mean(added**2) == pytest.approx(0.01, rel=1e-6)
+    power = np.abs(np.fft.rfft(coloured_noise(rng, 160_000, 2.0))) ** 2
+    low, high = power[5_000:10_000].mean(), power[20_000:40_000].mean()  # 0.5 to 1 kHz, 2 to 4 kHz
+    assert low / high == pytest.approx(16, rel=0.1)  # two octaves of 6 dB
 
 
 def test_every_copy_is_heard_another_way_and_the_same_again(noises, tmp_path):

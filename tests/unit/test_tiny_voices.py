@@ -163,6 +163,18 @@ def test_pieces_are_joined_with_their_levels_and_pauses(monkeypatch):
     assert samples.dtype == np.float32
 
 
+def test_noise_lies_over_words_and_not_between_them(monkeypatch):
+    monkeypatch.setattr(speaking, "synthesize", lambda text, voice: (np.full(1000, 0.1, np.float32), 16000))
+    pieces = (Piece("nine", Voice(), 0.0, 0.05, snr_db=20.0), Piece("one", Voice(), 0.0, 0.0))
+    row = Spoken("train_00000", "Nine one.", Voice(), pieces).row()
+    samples = Speakers().say(row)
+    np.testing.assert_array_equal(samples, Speakers().say(row))
+    noisy, silence = samples[:-1800], samples[-1800:-1000]
+    assert not silence.any()
+    assert 1000 <= len(noisy) < 1000 + 2 * 1600
+    assert np.count_nonzero(noisy) == len(noisy)
+
+
 def test_silence_is_trimmed():
     samples = np.concatenate([np.zeros(8000), np.full(100, 0.5), np.full(8000, 0.001)]).astype(np.float32)
     assert len(trimmed(samples)) == 800 + 100 + 1600

@@ -18,6 +18,9 @@ LENGTHS = (2, 3, 4, 5, 6, 7)
 _ONE_BY_ONE_SHARE = 0.6
 _PAUSE_SECS = ((0.0, 0.08), (0.05, 0.25), (0.1, 0.4))  # of a hasty, a calm and a slow speaker
 _LEVEL_DB = (-4.0, 4.0)
+# Words that were recorded one by one and joined have noise of their own, and none between them. Features are normalised by
+# their mean over an utterance, so that silence between noisy words shifts them all.
+_NOISY_SHARE, _SNR_DB, _NOISE_COLOURS = 0.7, (12.0, 40.0), (0.0, 1.5)
 
 
 def plan_digits(count: int, held_out: HeldOut, voices: VoicesConfig, seed: int) -> list[Spoken]:
@@ -48,10 +51,26 @@ def _draw_string(name: str, held_out: HeldOut, voices: VoicesConfig, rng: random
     if rng.random() >= _ONE_BY_ONE_SHARE:
         return Spoken(name, text, voice)
     pauses = rng.choice(_PAUSE_SECS)
-    return Spoken(name, text, voice, tuple(_piece(digit.en, voice, voices, pauses, rng) for digit in fact.digits))
+    noise = (rng.uniform(*_SNR_DB), rng.uniform(*_NOISE_COLOURS)) if rng.random() < _NOISY_SHARE else (None, 0.0)
+    return Spoken(
+        name, text, voice, tuple(_piece(digit.en, voice, voices, pauses, noise, rng) for digit in fact.digits)
+    )
 
 
-def _piece(word: str, voice: AnyVoice, voices: VoicesConfig, pauses: tuple[float, float], rng: random.Random) -> Piece:
+def _piece(
+    word: str,
+    voice: AnyVoice,
+    voices: VoicesConfig,
+    pauses: tuple[float, float],
+    noise: tuple[float | None, float],
+    rng: random.Random,
+) -> Piece:
+    snr_db, colour = noise
     return Piece(
-        word, another_pace(rng, voice, voices), round(rng.uniform(*_LEVEL_DB), 2), round(rng.uniform(*pauses), 3)
+        word,
+        another_pace(rng, voice, voices),
+        level_db=round(rng.uniform(*_LEVEL_DB), 2),
+        pause_secs=round(rng.uniform(*pauses), 3),
+        snr_db=snr_db,
+        colour=colour,
     )

@@ -28,10 +28,6 @@ NOISE_FOLDER = "noise"
 
 _KNOB = "tiny.encoder.augment"
 _RATE = 16_000
-_NOISE_SECS = 10.0
-_NOISES = 24
-_COLOURS = (0.0, 2.2)  # the power falls with this power of the frequency: white noise to a rumble
-_SWELLS_HZ = (0.1, 4.0)
 _CHUNK = 512  # utterances in memory at once
 
 
@@ -106,20 +102,3 @@ class Warp:
 def _share(place: torch.Tensor, last: torch.Tensor, length: int) -> torch.Tensor:
     """Indices, none above `last`, on the scale of -1 (the first of `length`) to 1 (the last)."""
     return torch.minimum(place, last.to(place)) / max(1, length - 1) * 2 - 1
-
-
-def write_noises(folder: Path, seed: int) -> None:
-    """Writes noises of many colours, some of which swell, as 16-bit WAV files at 16 kHz."""
-    import soundfile
-
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    count = round(_NOISE_SECS * _RATE)
-    frequencies = np.maximum(np.fft.rfftfreq(count, 1 / _RATE), 20.0)
-    for index in range(_NOISES):
-        spectrum = np.fft.rfft(rng.standard_normal(count)) * frequencies ** (-rng.uniform(*_COLOURS) / 2)
-        swell = 1 + rng.uniform(0, 0.9) * np.sin(2 * np.pi * rng.uniform(*_SWELLS_HZ) * np.arange(count) / _RATE)
-        samples = np.fft.irfft(spectrum, count) * swell
-        soundfile.write(
-            folder / f"noise_{index:02d}.wav", 0.9 * samples / np.abs(samples).max(), _RATE, subtype="PCM_16"
-        )

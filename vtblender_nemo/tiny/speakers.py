@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +15,12 @@ from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.synthesis.espeak import SAMPLE_RATE, synthesize
 from vtblender_nemo.synthesis.tts.base import Speech
 from vtblender_nemo.synthesis.tts.flite import FliteConfig, FliteEngine
+from vtblender_nemo.tiny.noise import with_noise
 from vtblender_nemo.tiny.voices import AnyVoice, FliteVoice, voice_of
 
 _SILENCE_SHARE = 0.02  # of the loudest sample; flite's pauses are not quite silent
 _KEPT_BEFORE_SECS, _KEPT_AFTER_SECS = 0.05, 0.10  # as espeak-ng's speech is trimmed
+_MOST_AROUND = round(0.1 * SAMPLE_RATE)  # before and behind a word in its recording, besides what its speech has
 _KEPT_WORDS = 4096  # single words that are remembered, of 20 kB or so each
 
 
@@ -47,8 +50,13 @@ class Speakers:
         if "pieces" not in row:
             return self._say(row["text"], voice_of(row["voice"]))
         parts = []
+        rng = np.random.default_rng(zlib.crc32(row["name"].encode()))
         for piece in row["pieces"]:
             word = self._word(piece["text"], voice_of(piece["voice"])) * 10 ** (piece["level_db"] / 20)
+            if piece["snr_db"] is not None:
+                word = with_noise(
+                    rng, np.pad(word, rng.integers(_MOST_AROUND, size=2)), piece["snr_db"], piece["colour"]
+                )
             parts += [word, np.zeros(round(piece["pause_secs"] * SAMPLE_RATE))]
         samples = np.concatenate(parts)
         return (samples / max(1.0, np.abs(samples).max())).astype(np.float32)

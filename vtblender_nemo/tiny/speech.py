@@ -28,13 +28,17 @@ class Piece:
         text: the word.
         voice: who says it.
         level_db: how much louder it is than the voice makes it.
-        pause_secs: silence behind it.
+        pause_secs: digital silence behind it.
+        snr_db: how much louder the word is than the noise in its recording; none where there is no noise.
+        colour: of this noise.
     """
 
     text: str
     voice: AnyVoice
     level_db: float
     pause_secs: float
+    snr_db: float | None = None
+    colour: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from typing import Any
 
 from vtblender_nemo.tiny.config import TinyConfig, decisive
 from vtblender_nemo.tiny.digits import plan_digits, write_digits
-from vtblender_nemo.tiny.heard import NOISE_FOLDER, write_noises
+from vtblender_nemo.tiny.heard import NOISE_FOLDER
 from vtblender_nemo.tiny.jobs import CONFIG_NAME, RESULT_NAME, language_model_chats, read_jsonl
+from vtblender_nemo.tiny.noise import write_noises
 from vtblender_nemo.tiny.other_tests import REAL_TASK, read_real_items, said_by_engines, write_real_items
 from vtblender_nemo.tiny.rows import PROMPTS, SOURCES, write_world
 from vtblender_nemo.tiny.sets import SETS
