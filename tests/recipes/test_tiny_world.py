@@ -16,6 +16,7 @@ import torch
 from vtblender_nemo.evaluation.items import read_items
 from vtblender_nemo.tiny.config import ContentConfig, EncoderConfig, LanguageModelConfig, TinyConfig
 from vtblender_nemo.tiny.jobs import read_jsonl
+from vtblender_nemo.tiny.sets import SETS
 from vtblender_nemo.tiny.world import TEST_TASKS, prepare
 
 pytestmark = pytest.mark.slow
@@ -91,6 +92,9 @@ def test_test_items_can_be_read(made):
     for task in TEST_TASKS:
         for path in (world.tests[task], world.validations[task]):
             assert all(not item.error for item in read_items(path))
+    for name in SETS:
+        assert len(read_items(world.tests[name])) >= 100
+        assert all(not item.error for item in read_items(world.tests[name]))
 
 
 def test_the_report_tells_what_was_made(made):
