@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-_CHUNK_LOGITS = 2**22  # 16 MiB in float32
+_CHUNK_LOGITS = 2**21  # 8 MiB in float32
 _MIN_CHUNK_ROWS = 64  # fewer would read the head's weight more often than they compute with it
 
 
@@ -52,7 +52,7 @@ def target_nll(hidden: Tensor, targets: Tensor, head: Head, *, chunk_rows: int |
         hidden: (N, H) the LLM's last hidden states at the positions that predict a target.
         targets: (N,) token ids.
         head: of the LLM.
-        chunk_rows: rows of logits in memory at once; by default as many as make 16 MiB, and 64 at least.
+        chunk_rows: rows of logits in memory at once; by default as many as make 8 MiB, and 64 at least.
 
     Returns:
         (N,) float32.
@@ -83,7 +83,7 @@ def target_kl(
         head: of both, as student and teacher are one LLM.
         temperature: divides the logits of both; the result is multiplied by its square (Hinton et al., 2015).
         top_k: compare the teacher's most likely tokens alone, both distributions renormalised over them; None compares all.
-        chunk_rows: rows of logits in memory at once; by default as many as make 16 MiB, and 64 at least.
+        chunk_rows: rows of logits in memory at once; by default as many as make 8 MiB, and 64 at least.
 
     Returns:
         (N,) float32, nats.
