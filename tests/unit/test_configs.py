@@ -45,7 +45,15 @@ def test_no_yaml_is_left_out() -> None:
     others = (
         {path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml")} - known - {f"{name}.yaml" for name in RUNS}
     )
-    assert others <= {"data", "prompts", "evaluation", "experiment", "recipe", "hydra"}  # these have tests of their own
+    assert others <= {
+        "data",
+        "prompts",
+        "evaluation",
+        "experiment",
+        "recipe",
+        "tests",
+        "hydra",
+    }  # these have tests of their own
 
 
 def test_the_tiny_world_stands_in_the_yaml_with_its_defaults() -> None:

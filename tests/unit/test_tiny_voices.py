@@ -234,7 +234,7 @@ def test_variants_of_the_sweep_are_worlds(variant):
 
 def test_the_robust_configuration_is_a_world():
     with initialize_config_dir(str(CONF), version_base=None):
-        cfg = compose("vtb_tiny_robust", overrides=["+recipe=real_digits", "real_items=real.jsonl"])
+        cfg = compose("vtb_tiny_robust", overrides=["+tests=real_digits", "real_items=real.jsonl"])
         plain = compose("vtb_tiny_robust")
     values = OmegaConf.to_container(cfg.tiny, resolve=True)
     del values["directory"]
