@@ -107,6 +107,9 @@ def test_actor_that_is_dead_already_never_begins(tmp_path: Path, monkeypatch: py
         dead, alive = crew.start(), crew.start()
         assert {crew.next() for _ in range(2)} == {(dead, News.FREE), (alive, News.FREE)}
         ray.kill(dead)
+        with pytest.raises(ray.exceptions.RayActorError):
+            while True:  # Ray kills in its own time
+                ray.get(dead.load.remote())
         crew.give(dead, 0)
         assert crew.next() == (dead, News.LOST)
         crew.give(alive, 0)
