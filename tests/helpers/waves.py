@@ -12,7 +12,7 @@ from tests.helpers.corpus import RATE
 from vtblender_nemo.common.audio import cut_from_array, load_samples
 from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn
 from vtblender_nemo.data.augment import Augmenter
-from vtblender_nemo.data.config import read_augment
+from vtblender_nemo.data.augment_config import read_augment
 
 
 def tone(secs: float, *hertz: float, rate: int = RATE, height: float = 0.2) -> np.ndarray:

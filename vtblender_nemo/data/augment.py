@@ -21,7 +21,7 @@ from lhotse.utils import fastcopy
 from vtblender_nemo.common.audio import SHORTEST_SECS, cut_from_file
 from vtblender_nemo.common.conversation import Audio, Conversation, Turn
 from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
-from vtblender_nemo.data.config import AugmentConfig, BandwidthConfig, NoiseConfig, ReverbConfig, SpeedConfig
+from vtblender_nemo.data.augment_config import AugmentConfig, BandwidthConfig, NoiseConfig, ReverbConfig, SpeedConfig
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.order import key_of, mix
 from vtblender_nemo.data.rows import JsonlRows, Row, expand_paths

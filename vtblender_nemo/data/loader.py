@@ -15,10 +15,11 @@ from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.augment import Augmenter
+from vtblender_nemo.data.augment_config import read_augment
 from vtblender_nemo.data.blend import Blend, Encoder, Limits, Weighted, read_sources
 from vtblender_nemo.data.buckets import BucketPlanner, Planner, RoundRobinPlanner
 from vtblender_nemo.data.collate import Collator
-from vtblender_nemo.data.config import BatchConfig, TrainConfig, ValidationConfig, read_augment
+from vtblender_nemo.data.config import BatchConfig, TrainConfig, ValidationConfig
 from vtblender_nemo.data.skips import Skip, SkipLog, reason_of
 from vtblender_nemo.data.train_loader import TrainLoader
 from vtblender_nemo.data.typed import mapping, plain, read_config

@@ -20,7 +20,7 @@ import torch
 from vtblender_nemo.common.audio import cut_from_file, load_samples
 from vtblender_nemo.common.conversation import Audio, Conversation, Turn
 from vtblender_nemo.data.augment import Augmenter
-from vtblender_nemo.data.config import read_augment
+from vtblender_nemo.data.augment_config import read_augment
 from vtblender_nemo.tiny.encoder import features_of
 
 NOISE_FOLDER = "noise"
