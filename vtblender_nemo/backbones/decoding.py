@@ -133,7 +133,7 @@ def prefill(llm: TransformersLLM, embeds: Tensor, mask: Tensor, cache: GrowingCa
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with llm.reading(last):
             return advance(llm, embeds, cache, mask=mask, positions=positions)[:, -1]
-    last = mask.sum(1).cumsum(0) - 1
+    last = mask.sum(1).cumsum(0) - 1  # without the padding
     with llm.reading(last):
         hidden = llm.causal_lm.base_model(
             inputs_embeds=embeds[mask][None],
