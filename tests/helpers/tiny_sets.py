@@ -13,18 +13,20 @@ from vtblender_nemo.tiny.rows import write_world
 from vtblender_nemo.tiny.sources import plan_world
 from vtblender_nemo.tiny.speech import Spoken
 
+CONTENT = ContentConfig(
+    spoken_facts=400,
+    speech_qa_rows=500,
+    mixed_rows=400,
+    text_chats=300,
+    test_items=60,
+    mixed_test_items_per_kind=60,
+    text_test_items_per_skill=6,
+    validation_items=10,
+)
+
 CONFIG = TinyConfig(
     seed=3,
-    content=ContentConfig(
-        spoken_facts=400,
-        speech_qa_rows=500,
-        mixed_rows=400,
-        text_chats=300,
-        test_items=60,
-        mixed_test_items_per_kind=60,
-        text_test_items_per_skill=6,
-        validation_items=10,
-    ),
+    content=CONTENT,
     sets=SetsConfig(60, 60, 60, 60, 60, 60, 60, 300),
 )
 

@@ -8,26 +8,16 @@ from itertools import islice
 
 import pytest
 
+from tests.helpers.tiny_sets import CONTENT
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.tiny.config import ContentConfig, TinyConfig, VoicesConfig
+from vtblender_nemo.tiny.config import TinyConfig, VoicesConfig
 from vtblender_nemo.tiny.grammar import DigitsFact
 from vtblender_nemo.tiny.jobs import language_model_chats
 from vtblender_nemo.tiny.rows import PROMPTS, SOURCES, write_world
 from vtblender_nemo.tiny.sources import SPEECH_TASKS, hold_out_for, plan_world
 from vtblender_nemo.tiny.splits import held_out_questions, hold_out, is_held_out_question, training_questions
 
-CONFIG = TinyConfig(
-    content=ContentConfig(
-        spoken_facts=400,
-        speech_qa_rows=500,
-        mixed_rows=400,
-        text_chats=300,
-        test_items=60,
-        mixed_test_items_per_kind=60,
-        text_test_items_per_skill=6,
-        validation_items=10,
-    )
-)
+CONFIG = TinyConfig(content=CONTENT)
 
 
 @pytest.fixture(scope="module")
