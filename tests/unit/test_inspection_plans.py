@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.helpers.blends import write_blend
 from tests.helpers.corpus import chat_rows, make_encoder, write_jsonl
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.data.config import TrainConfig, read_config
+from vtblender_nemo.data.config import TrainConfig
 from vtblender_nemo.data.loader import make_planner
+from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.inspection.inspection import Options, inspect
 from vtblender_nemo.inspection.padding import (
     Planned,
