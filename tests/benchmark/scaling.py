@@ -130,6 +130,8 @@ def draw(found: dict[str, list[Point]], path: Path) -> None:
             axis.loglog(sizes, linear, linestyle=":", color="#8d99ae")
             axis.set_title(f"slope {slope(points, row + 1):.2f}", fontsize=9)
             axis.grid(alpha=0.3)
+            axis.set_xticks(sizes, [f"{size:g}" for size in sizes])
+            axis.minorticks_off()
             if column == 0:
                 axis.set_ylabel(f"{unit} of a step")
         axes[1, column].set_xlabel(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import GenerationConfig
 
 from tests.helpers.models import FAMILIES, llm_folder
@@ -119,24 +120,35 @@ def test_beams_are_transformers_own(gemma: Path) -> None:
     assert llm.generate(embeds, mask, max_new_tokens=4, stop_ids=[1], num_beams=3).shape[0] == len(LENS)
 
 
+def own_calls(kind: type[nn.Module], layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """An entry for each time that a layer computes by its class's own forward."""
+    own, calls = kind.forward, list[None]()
+
+    def forward(self: nn.Module, x: torch.Tensor) -> Any:
+        calls.extend([None] if self is layer else [])
+        return own(self, x)
+
+    monkeypatch.setattr(kind, "forward", forward)
+    return calls
+
+
 def test_copies_of_weights_leave_the_model_as_it_was(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = load(gemma)
     before = {name: weight.clone() for name, weight in llm.state_dict().items()}
     objects = {name: id(weight) for name, weight in llm.named_parameters()}
     embeds, mask = prompts(llm)
-    layer = llm.causal_lm.base_model.layers[0].self_attn.q_proj
-    own, calls = type(layer).forward, []
-    monkeypatch.setattr(type(layer), "forward", lambda self, x: calls.append(self is layer) or own(self, x))
+    layers = (llm.causal_lm.base_model.layers[0].self_attn.q_proj, llm.causal_lm.get_output_embeddings())
+    calls = [own_calls(type(layer), layer, monkeypatch) for layer in layers]
     with torch.no_grad():
         plain = llm.logits(llm.hidden(embeds, mask)[mask])
         with llm.decoding_weights():
             merged = llm.logits(llm.hidden(embeds, mask)[mask])
-        assert calls.count(True) == 1
+        assert list(map(len, calls)) == [1, 1]
         torch.testing.assert_close(merged, plain, rtol=1e-4, atol=1e-4)
         with pytest.raises(ZeroDivisionError), llm.decoding_weights():
             1 / 0  # noqa: B018
         assert torch.equal(llm.logits(llm.hidden(embeds, mask)[mask]), plain)
-    assert calls.count(True) == 2
+    assert list(map(len, calls)) == [2, 2]
     assert {name: id(weight) for name, weight in llm.named_parameters()} == objects
     assert all(torch.equal(weight, before[name]) for name, weight in llm.state_dict().items())
 

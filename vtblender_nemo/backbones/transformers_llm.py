@@ -155,8 +155,8 @@ class TransformersLLM(nn.Module):
         return nullcontext() if wanted is None or not self.last_layer.found else self.last_layer.at(wanted)
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Hidden rows (N, H) -> logits (N, V)."""
-        return self.head(rows)
+        """Hidden rows (N, H) -> logits (N, V), by the layer itself, which may compute with a copy of its weight."""
+        return self.head.bent(self.causal_lm.get_output_embeddings()(rows))
 
     @property
     def head(self) -> Head:

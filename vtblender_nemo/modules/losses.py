@@ -39,9 +39,11 @@ class Head:
     softcap: float | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        logits = torch.nn.functional.linear(rows, self.weight, self.bias)
-        if self.scale != 1.0:
-            logits = logits * self.scale
+        return self.bent(torch.nn.functional.linear(rows, self.weight, self.bias))
+
+    def bent(self, products: Tensor) -> Tensor:
+        """Products of rows and weight (..., V) -> logits (..., V)."""
+        logits = products if self.scale == 1.0 else products * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
