@@ -66,28 +66,20 @@ def main(
         read_manifest,
     )
     from vtblender_nemo.evaluation.runner import Decoding
+    from vtblender_nemo.models.loading import load_model, pick_device
 
     try:
         check_paths(manifest, output)
         rows = read_manifest(manifest, prompt=TRANSCRIPTION_PROMPT if prompt is None else prompt)
         options = {} if part_secs is None else {"part_secs": part_secs}
         decoding = Decoding(max_new_tokens=max_new_tokens, batch_size=batch_size, options=options)
-        written = answer_manifest(_load(model, device), rows, output, decoding=decoding, model_id=file_id(model))
+        loaded = load_model(model, pick_device(device))
+        written = answer_manifest(loaded, rows, output, decoding=decoding, model_id=file_id(model))
     except VTBlenderError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"{output}: {written.rows} rows, {written.failed} of them failed", err=True)
     raise typer.Exit(1 if written.failed else 0)
-
-
-def _load(path: Path, device: str):
-    import torch
-
-    from vtblender_nemo import VTBlenderModel
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return VTBlenderModel.restore_from(str(path), map_location=torch.device(device)).eval()
 
 
 if __name__ == "__main__":

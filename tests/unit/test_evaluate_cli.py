@@ -14,7 +14,12 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tests.helpers.listener import Listener, write_tone
+from vtblender_nemo.common.audio import cut_from_file
+from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn
 from vtblender_nemo.evaluation import evaluate
+from vtblender_nemo.evaluation.evaluate import prediction_row
+from vtblender_nemo.evaluation.items import Item
+from vtblender_nemo.evaluation.runner import Prediction
 from vtblender_nemo.evaluation.scores import read_scores
 
 SCRIPT = Path(__file__).parents[2] / "examples/evaluate_vtb.py"
@@ -111,6 +116,7 @@ def test_predictions_scores_and_report(folder, model, page):
         "task": "asr",
         "prediction": "heard 20",
         "reference": "heard nothing",
+        "asked": "[audio]",
         "audio_secs": 2.0,
         "audios": [{"path": str(folder / "2.wav"), "offset": 0.0, "duration": 2.0}],
         "custom": {"transcript": "heard 20", "lang": "en"},
@@ -224,6 +230,18 @@ def test_a_batch_that_memory_does_not_hold_names_the_flags(folder, model, monkey
     assert "--batch-tokens or --batch-size" in result.output.replace("\n", "")
 
 
+def test_a_prediction_tells_what_was_asked_turn_by_turn(tmp_path):
+    heard = Audio(cut_from_file(write_tone(tmp_path / "a.wav", 10)))
+    turns = (
+        Turn("user", (Text("Listen: "), heard)),
+        Turn("assistant", (Text("Done."),)),
+        Turn("user", (Text("Who?"),)),
+    )
+    item = Item("1", "multi_turn", Conversation("1", turns), "Anna")
+    asked = prediction_row(item, Prediction("Bruno"))["asked"]
+    assert asked == "user: Listen: [audio]\nassistant: Done.\nuser: Who?"
+
+
 def test_noise_has_audio_but_no_file(folder, model):
     (folder / "tasks.yaml").write_text(
         yaml.safe_dump({"tasks": {"noise": {"kind": "noise", "noise": {"secs": [1], "repeats": 1}, "prompt": ""}}})
@@ -234,6 +252,7 @@ def test_noise_has_audio_but_no_file(folder, model):
         "task": "noise",
         "prediction": "heard 0",
         "reference": "",
+        "asked": "[audio]",
         "audio_secs": 1.0,
         "audios": [],
         "custom": {"noise": "silence", "seed": [0, 0, 1000, 0]},

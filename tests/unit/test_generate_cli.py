@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import vtblender_nemo
 from tests.helpers.listener import Listener, write_tone
+from vtblender_nemo.models import loading
 
 SCRIPT = Path(__file__).parents[2] / "examples/generate_vtb.py"
 
@@ -21,15 +21,9 @@ def model(monkeypatch) -> Listener:
     """Stands in for the model that the script restores."""
     listener = Listener()
     listener.restored = []
-    listener.eval = lambda: listener
-
-    class Restorable:
-        @staticmethod
-        def restore_from(path: str, map_location: Any = None) -> Listener:
-            listener.restored.append((path, str(map_location)))
-            return listener
-
-    monkeypatch.setitem(vtblender_nemo.__dict__, "VTBlenderModel", Restorable)
+    monkeypatch.setattr(
+        loading, "load_model", lambda path, device: listener.restored.append((str(path), device)) or listener
+    )
     return listener
 
 

@@ -29,6 +29,7 @@ RULES: dict[str, set[str]] = {
     "models.session": {"modules", "backbones", "models"},
     "models.long_audio": {"modules", "backbones", "models", "data"},
     "models.validation": {"modules", "backbones", "models", "data", "evaluation.metrics"},
+    "models.loading": {"models"},
     "training": {"models", "data", "training.optim"},
     "training.optim": set(),
     "evaluation": {"models", "data", "evaluation.metrics"},

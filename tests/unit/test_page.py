@@ -37,7 +37,7 @@ def full_run(folder: Path) -> Path:
             row("asr_2", "a cat sat down", "The cat sat.", audios=[audio]),
             row("asr_3", None, "never heard", error="AudioError: broken"),
         ],
-        "sqa": [row("sqa_1", "Red", "Blue", custom={"question": "What colour?", "transcript": ["A blue hat."]})],
+        "sqa": [row("sqa_1", "Red", "Blue", asked="What colour?", custom={"transcript": ["A blue hat."]})],
         "sqa.text_twin": [row("sqa_1", "Blue!", "Blue")],
         "text": [row("text_1", "4", "4")],
     }
@@ -184,10 +184,13 @@ def test_no_text_of_a_model_runs(tmp_path):
     measures = [
         Measure(EVIL, "sqa", EVIL, 1.0, 0.5, 1.5, 2, group=g, signature=EVIL) for g in ("", f"{EVIL}=1", f"{EVIL}=2")
     ]
-    custom = dict.fromkeys(("question", "transcript", "kind", "voices"), EVIL)
+    custom = dict.fromkeys(("transcript", "kind", "voices"), EVIL)
     (tmp_path / "r").mkdir()
     folder = write_run(tmp_path / "r", [*measures, *ASR], name=EVIL, llm=EVIL, asr=EVIL, sha256=EVIL)
-    rows = [row(EVIL, EVIL, "fine", custom=custom, audios=[{"path": f"{EVIL}.wav"}]), row("2", None, EVIL, error=EVIL)]
+    rows = [
+        row(EVIL, EVIL, "fine", asked=EVIL, custom=custom, audios=[{"path": f"{EVIL}.wav"}]),
+        row("2", None, EVIL, error=EVIL),
+    ]
     (folder / "predictions").mkdir()
     (folder / "predictions/asr.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     html = write_page(folder).read_text()

@@ -93,16 +93,16 @@ def test_harness_tells_what_is_right(tmp_path):
 
 
 def test_examples_tell_what_else_was_answered(tmp_path):
-    custom = {"question": "Who?", "transcript": ["A.", "B."], "kind": "two_facts", "answer": {"not": "shown"}}
+    custom = {"transcript": ["A.", "B."], "kind": "two_facts", "answer": {"not": "shown"}}
     predictions = {
-        "sqa": [row("1", "Anna", "Bruno", custom=custom)],
+        "sqa": [row("1", "Anna", "Bruno", asked="[audio] Who?", custom=custom)],
         "sqa.text_twin": [row("2", "Eve", "Eve"), row("1", "Bruno", "Bruno")],
         "sqa.base": [row("1", "", "Bruno")],
         "sqa.no_audio_silence": [row("1", None, "Bruno", error="broken")],
     }
     write_run(tmp_path, SQA, predictions)
     (example,) = worst_examples(run_of(SQA, tmp_path), 5)["sqa"]
-    assert dict(example.notes) == {"asked": "Who?", "transcript": "A. · B."}
+    assert dict(example.notes) == {"asked": "[audio] Who?", "transcript": "A. · B."}
     assert example.tags == ("two facts",)
     assert {(other.label, other.text) for other in example.others} == {
         ("with the transcript", "Bruno"),

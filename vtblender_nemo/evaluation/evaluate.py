@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from vtblender_nemo.common.conversation import Audio
+from vtblender_nemo.common.conversation import Audio, Turn
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.evaluation.items import Item
 from vtblender_nemo.evaluation.journal import Journal
@@ -21,6 +21,7 @@ from vtblender_nemo.evaluation.runner import Answerer, Decoding, Prediction, pre
 from vtblender_nemo.evaluation.scores import SCORES_FILE, Measure, ScoreSheet, read_scores, write_scores
 from vtblender_nemo.evaluation.scoring import score_task
 from vtblender_nemo.evaluation.tasks import BASE, Task, load_tasks
+from vtblender_nemo.models.loading import load_model, pick_device
 
 if TYPE_CHECKING:
     from vtblender_nemo.models.vtblender import VTBlenderModel
@@ -92,40 +93,6 @@ def evaluate_model(config: EvaluationConfig) -> ScoreSheet:
 
     write_page(config.output_dir, config.compare)
     return sheet
-
-
-def load_model(path: Path, device: str) -> VTBlenderModel:
-    """Restores a model, ready to answer.
-
-    Raises:
-        ModelFileError: the file is no model, or is damaged.
-    """
-    import torch
-
-    from vtblender_nemo.models.vtblender import VTBlenderModel
-
-    return VTBlenderModel.restore_from(str(path), map_location=torch.device(device)).eval()
-
-
-def pick_device(name: str) -> str:
-    """The device that a flag means.
-
-    Raises:
-        ConfigError: no such device, or a GPU where there is none.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(
-            "unknown device", value=name, expected="auto, cpu, cuda or cuda:N", knob="--device"
-        ) from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("no GPU that torch can use", value=name, expected="auto or cpu", knob="--device")
-    return name
 
 
 def device_name(device: str) -> str:
@@ -226,18 +193,30 @@ def _answer(
 
 def prediction_row(item: Item, answer: Prediction) -> dict[str, Any]:
     """A row of a file of predictions; audio that is in no file of its own, as made noise, counts in `audio_secs` alone."""
-    audios = item.conversation.audios if item.conversation is not None else ()
+    turns = item.conversation.turns if item.conversation is not None else ()
+    audios = [audio for turn in turns for audio in turn.audios]
     row: dict[str, Any] = {
         "id": item.id,
         "task": item.task,
         "prediction": answer.text,
         "reference": item.reference,
+        "asked": _asked(turns),
         "audio_secs": round(sum(audio.duration_secs for audio in audios), 3),
         "audios": [place for audio in audios if (place := _audio_row(audio)) is not None],
     }
     if item.custom:
         row["custom"] = dict(item.custom)
     return row | ({"error": answer.error} if answer.text is None else {})
+
+
+def _asked(turns: Sequence[Turn]) -> str:
+    """What an item says, audio as `[audio]`; speakers are named where there are several turns."""
+    texts = [
+        " ".join("[audio]" if isinstance(part, Audio) else part.text.strip() for part in turn.parts) for turn in turns
+    ]
+    if len(turns) == 1:
+        return texts[0]
+    return "\n".join(f"{turn.role}: {text}" for turn, text in zip(turns, texts, strict=True))
 
 
 def _audio_row(audio: Audio) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json
+from vtblender_nemo.common.host import quiet_host
 from vtblender_nemo.evaluation.items import Item, read_items
 from vtblender_nemo.evaluation.metrics import check_metric
 from vtblender_nemo.evaluation.plots import read_history, write_plots
@@ -130,16 +130,6 @@ def _check(cfg: DictConfig) -> None:
         "made first (minutes), then trained on your blend, and tested on the tiny world's sentences. "
         "For pretrained models: --config-name vtb_blend."
     )
-
-
-def quiet_host() -> None:
-    """Leaves only warnings that a user can act on: the host speaks of telemetry, optional parts and its own defaults."""
-    import nemo.utils  # noqa: F401  (sets its logger's level when it is loaded)
-
-    logging.getLogger("nemo_logger").setLevel(logging.ERROR)
-    for name in ("hydra.utils", "nv_one_logger", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.CRITICAL if name == "hydra.utils" else logging.ERROR)
-    warnings.filterwarnings("ignore", module="(lightning|nemo)")
 
 
 class Clock:

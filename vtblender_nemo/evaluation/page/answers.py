@@ -16,8 +16,8 @@ LONGEST_TEXT = 800
 """Characters shown of a text; a model that repeats itself would fill the page."""
 COMPARED_WORDS = 400
 """Words that are compared of a text: the alignment takes the product of both lengths."""
-NOTES = {"question": "asked", "prompt": "asked", "transcript": "transcript", "context": "context"}
-"""Fields of an item's `custom` that help to understand it -> what they are called."""
+NOTES = ("transcript", "context")
+"""Fields of an item's `custom` that help to understand it."""
 TAGS = ("kind", "skill", "language", "accent", "voices")
 """Fields of an item's `custom` that tell what sort of item it is."""
 
@@ -235,7 +235,7 @@ def _examples(
             reference=wanted,
             prediction=given,
             error=_short(str(row.get("error") or "")),
-            notes=tuple((NOTES[name], text) for name, text in _custom(row, NOTES).items() if text not in references),
+            notes=tuple((name, text) for name, text in _notes(row).items() if text not in references),
             tags=tuple(dict.fromkeys(words(text) for text in _custom(row, TAGS).values() if text != task)),
             others=tuple(
                 Other(variant_title(variant, run.kinds[task]), role_of(variant), _short(texts[str(row["id"])]))
@@ -258,6 +258,11 @@ def _others(files: Mapping[str, Path], rows: Sequence[Mapping[str, Any]]) -> dic
         }
         for variant, path in files.items()
     }
+
+
+def _notes(row: Mapping[str, Any]) -> dict[str, str]:
+    asked = _short(str(row.get("asked") or ""))
+    return ({"asked": asked} if asked else {}) | _custom(row, NOTES)
 
 
 def _custom(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:

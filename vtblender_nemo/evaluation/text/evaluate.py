@@ -143,7 +143,6 @@ def _row(task: TextTask, key: Key, item: Answered) -> dict[str, Any]:
     custom: dict[str, Any] = {
         "harness_task": key[0],
         "doc_id": key[1],
-        "prompt": sample["arguments"][0][0],
         "scores": {measure.name: _percent(item, measure) for measure in task.measures},
     }
     if len(responses) > 1 or not isinstance(responses[0], str):  # log-likelihoods of choices
@@ -161,6 +160,7 @@ def _row(task: TextTask, key: Key, item: Answered) -> dict[str, Any]:
         "task": task.name,
         "prediction": prediction,
         "reference": reference if isinstance(reference, str) else json.dumps(reference, default=str),
+        "asked": sample["arguments"][0][0],
         "audio_secs": 0.0,
         "audios": [],
         "custom": custom,

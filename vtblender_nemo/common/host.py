@@ -1,0 +1,16 @@
+"""What the host says."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet_host() -> None:
+    """Leaves only warnings that a user can act on: the host speaks of telemetry, optional parts and its own defaults."""
+    import nemo.utils  # noqa: F401  (sets its logger's level when it is loaded)
+
+    logging.getLogger("nemo_logger").setLevel(logging.ERROR)
+    for name in ("hydra.utils", "nv_one_logger", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.CRITICAL if name == "hydra.utils" else logging.ERROR)
+    warnings.filterwarnings("ignore", module="(lightning|nemo)")
