@@ -6,7 +6,6 @@ positions.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,6 +30,7 @@ from vtblender_nemo.backbones.decoding_weights import DecodingWeights
 from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
 from vtblender_nemo.backbones.last_layer import LastLayer
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
+from vtblender_nemo.common.llm_fingerprint import fingerprint
 from vtblender_nemo.modules.lora import add_lora
 from vtblender_nemo.modules.losses import Head
 from vtblender_nemo.modules.recompute import Degree, recompute_products
@@ -203,12 +203,8 @@ class TransformersLLM(nn.Module):
             yield
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the model's own weights, LoRA left out."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(self.base_weights().items()):
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """Which LLM this is: the fingerprint of its own weights, with or without LoRA that of the folder they came from."""
+        return fingerprint(self.base_weights().values())
 
     def base_weights(self) -> dict[str, Tensor]:
         """The model's own weights by their names in this module's state dict."""
