@@ -10,13 +10,13 @@ import typer
 
 from vtblender_nemo.synthesis import cli_options as cli
 from vtblender_nemo.synthesis.engine.launchers import Launcher
+from vtblender_nemo.synthesis.llm import flags as llms
 
 CONF = Path(__file__).parents[1] / "conf/prompts"
 
 FLAGS = {
     "input": "--input, --utterances, --max-gap or --max-span",
-    "work.llm.engine": "--base-url",
-    "work.llm.extra_body": "--request-json",
+    **llms.LLM_FLAGS,
     "work.options.kinds": "--kinds",
     **{
         f"work.filters.{name}": f"--check-{name}"
@@ -27,7 +27,7 @@ FLAGS = {
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
-_ASKED, _LLM, _ENDPOINT, _LOCAL, _KEPT = "What is asked", "The LLM", "An endpoint", "A local model", "What is kept"
+_ASKED, _LLM, _KEPT = "What is asked", llms.LLM_PANEL, "What is kept"
 
 
 def _flag(panel: str, help: str, **more: Any) -> Any:
@@ -38,31 +38,21 @@ def _flag(panel: str, help: str, **more: Any) -> Any:
 def main(
     input: cli.SpeechInput,
     output_dir: cli.OutputDir,
-    model: Annotated[str, _flag(_LLM, "A Hugging Face folder or hub name; with --base-url a name of that server's.")],
+    model: llms.Model,
     tar: cli.Tars = None,
-    base_url: Annotated[
-        Optional[str],  # noqa: UP045 (Typer reads it at run time)
-        _flag(_ENDPOINT, "An OpenAI-compatible server, as http://localhost:8000/v1; without it the model runs here."),
-    ] = None,
-    api_key_env: Annotated[str, _flag(_ENDPOINT, "The environment variable that holds its key.")] = "OPENAI_API_KEY",
-    concurrency: Annotated[
-        int, _flag(_ENDPOINT, "Most requests at once, of each worker; at most --batch-rows have any use.", min=1)
-    ] = 16,
-    requests_per_minute: Annotated[
-        Optional[float],  # noqa: UP045
-        _flag(_ENDPOINT, "Most requests a minute, of all workers together; default: no limit."),
-    ] = None,
-    max_attempts: Annotated[int, _flag(_ENDPOINT, "At one prompt; then the job stops, and can go on.", min=1)] = 6,
-    timeout: Annotated[float, _flag(_ENDPOINT, "Seconds that one request may take, more than 0.")] = 120.0,
-    request_json: Annotated[
-        str, _flag(_ENDPOINT, "JSON fields to add to requests, or with null to leave out, as '{\"seed\": null}'.")
-    ] = "{}",
-    device: Annotated[str, _flag(_LOCAL, "cuda, cuda:1, cpu; auto: all visible GPUs, or the CPU.")] = "auto",
-    dtype: Annotated[str, _flag(_LOCAL, "bfloat16, float16, float32; auto: as stored.")] = "auto",
-    llm_batch_size: Annotated[int, _flag(_LOCAL, "Most prompts answered at once.", min=1)] = 16,
-    max_new_tokens: Annotated[int, _flag(_LLM, "Longest reply, in tokens.", min=1)] = 512,
-    temperature: Annotated[float, _flag(_LLM, "0 takes the likeliest reply.", min=0)] = 0.0,
-    top_p: Annotated[float, _flag(_LLM, "Draws from the likeliest tokens of this probability together.")] = 1.0,
+    base_url: llms.BaseUrl = None,
+    api_key_env: llms.ApiKeyEnv = "OPENAI_API_KEY",
+    concurrency: llms.Concurrency = 16,
+    requests_per_minute: llms.RequestsPerMinute = None,
+    max_attempts: llms.MaxAttempts = 6,
+    timeout: llms.Timeout = 120.0,
+    request_json: llms.RequestJson = "{}",
+    device: llms.Device = "auto",
+    dtype: llms.Dtype = "auto",
+    llm_batch_size: llms.LlmBatchSize = 16,
+    max_new_tokens: llms.MaxNewTokens = 512,
+    temperature: llms.Temperature = 0.0,
+    top_p: llms.TopP = 1.0,
     prompts: Annotated[
         Path,
         _flag(
@@ -154,30 +144,27 @@ def main(
     from vtblender_nemo.synthesis.inputs import open_speech
     from vtblender_nemo.synthesis.inputs.utterance_groups import JoinedRows, JoinLimits
     from vtblender_nemo.synthesis.llm.clients import Decoding
-    from vtblender_nemo.synthesis.llm.endpoint import EndpointLLM, read_extra_body
     from vtblender_nemo.synthesis.speech_qa.duplicates import DuplicateLimits, drop_duplicates
     from vtblender_nemo.synthesis.speech_qa.filters import FilterOptions
     from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts, parse_kinds
     from vtblender_nemo.synthesis.speech_qa.work import QaOptions, SpeechQa, entry_of
 
     with cli.errors_told(FLAGS, app):
-        decoding = Decoding(max_new_tokens, temperature, top_p, seed)
-        if base_url is None:
-            from vtblender_nemo.synthesis.llm.local import LocalLLM
-
-            llm = LocalLLM(model, decoding, dtype, device, llm_batch_size)
-        else:
-            llm = EndpointLLM(
-                model,
-                decoding,
-                base_url=base_url,
-                api_key_env=api_key_env,
-                concurrency=concurrency,
-                requests_per_minute=None if requests_per_minute is None else requests_per_minute / workers,
-                max_attempts=max_attempts,
-                timeout_secs=timeout,
-                extra_body=read_extra_body(request_json),
-            )
+        llm = llms.make_llm(
+            model,
+            Decoding(max_new_tokens, temperature, top_p, seed),
+            base_url=base_url,
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            max_attempts=max_attempts,
+            timeout=timeout,
+            request_json=request_json,
+            device=device,
+            dtype=dtype,
+            llm_batch_size=llm_batch_size,
+            workers=workers,
+        )
         wording = load_prompts(prompts)
         asked = QaOptions(
             questions=questions,

@@ -19,7 +19,7 @@ from vtblender_nemo.synthesis.speech_qa.filters import (
     make_filters,
 )
 from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts
-from vtblender_nemo.synthesis.speech_qa.word_overlap import agreement, content_words, share_within, words
+from vtblender_nemo.synthesis.word_overlap import agreement, content_words, share_within, words
 from vtblender_nemo.synthesis.work import Refused
 
 PROMPTS = load_prompts(Path(__file__).parents[2] / "conf/prompts/sqa_synthesis.yaml")

@@ -5,40 +5,26 @@ import pickle
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.scripted_llm import ScriptedLLM
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
-from vtblender_nemo.synthesis.languages import identify_language
-from vtblender_nemo.synthesis.llm.clients import LLM
+from vtblender_nemo.synthesis.languages import identify_language, language_code
 from vtblender_nemo.synthesis.llm.endpoint import EndpointLLM
 from vtblender_nemo.synthesis.speech_qa.filters import FilterOptions
 from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts, parse_kinds
 from vtblender_nemo.synthesis.speech_qa.replies import parse_pairs
-from vtblender_nemo.synthesis.speech_qa.work import QaOptions, SpeechQa, language_code
+from vtblender_nemo.synthesis.speech_qa.work import QaOptions, SpeechQa
 from vtblender_nemo.synthesis.work import InputRow, Made, Refused
 
 CONF = Path(__file__).parents[2] / "conf/prompts"
 PROMPTS = load_prompts(CONF / "sqa_synthesis.yaml")
 SHOP = "the shop opens at nine in the morning"
 UNFILTERED = FilterOptions(grounded=False, language=False, unanswerable=False, min_question_words=1)
-
-
-@dataclass(frozen=True)
-class ScriptedLLM(LLM):
-    """Answers by a function of the prompt's text."""
-
-    answer: Callable[[str], str | Refused] = str
-    engine = "script"
-
-    def open(self) -> Any:
-        return self
-
-    def complete(self, prompts, *, json_schema=None):
-        return [self.answer(prompt[-1]["content"]) for prompt in prompts]
 
 
 def work(answer: Callable[[str], str | Refused], filters: FilterOptions = UNFILTERED, **options: Any) -> SpeechQa:

@@ -1,10 +1,24 @@
-"""Which language a text is in, told by py3langid."""
+"""Languages by their codes, and which one a text is in, told by py3langid."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from vtblender_nemo.common.errors import MissingDependencyError
+from vtblender_nemo.data.prompts import language_name
+
+
+def language_code(value: Any) -> str:
+    """The ISO 639-1 code of a language: `de` for `de`, `de-DE` and `German`.
+
+    Raises:
+        DataError: no language that is known.
+    """
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    name = language_name(str(value))
+    return TO_LANGUAGE_CODE[name.lower()]
 
 
 def identify_language(text: str) -> tuple[str, float]:

@@ -23,7 +23,7 @@ from vtblender_nemo.common.files import write_text
 from vtblender_nemo.synthesis.engine.synthesize import Summary
 from vtblender_nemo.synthesis.engine.writer import MANIFEST, json_line, shard_name
 from vtblender_nemo.synthesis.inputs.utterance_groups import recording_name
-from vtblender_nemo.synthesis.speech_qa.word_overlap import words
+from vtblender_nemo.synthesis.word_overlap import words
 
 UNIQUE = "unique.jsonl"
 """What is kept of a shard, beside its manifest."""

@@ -12,7 +12,7 @@ from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.synthesis.languages import other_language
 from vtblender_nemo.synthesis.llm.clients import LLMClient, Messages
 from vtblender_nemo.synthesis.speech_qa.replies import ANSWER_SCHEMA, parse_answer
-from vtblender_nemo.synthesis.speech_qa.word_overlap import (
+from vtblender_nemo.synthesis.word_overlap import (
     agreement,
     content_words,
     share_within,

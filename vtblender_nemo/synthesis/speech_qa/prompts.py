@@ -12,6 +12,7 @@ from typing import Any
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.prompts import language_name
 from vtblender_nemo.synthesis.llm.clients import Messages
+from vtblender_nemo.synthesis.weights import parse_weights
 
 _FIELDS: dict[str, frozenset[str]] = {
     "ask": frozenset({"count", "kinds", "language", "transcript"}),
@@ -129,11 +130,4 @@ def parse_kinds(text: str, prompts: QaPrompts) -> dict[str, float]:
     """
     if text.strip() == "all":
         return dict.fromkeys(prompts.kinds, 1.0)
-    weights = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        name, _, weight = item.partition("=")
-        try:
-            weights[name.strip()] = float(weight or 1)
-        except ValueError as error:
-            raise ConfigError("weight is no number", value=item, expected="name=2", knob="--kinds") from error
-    return weights
+    return {name: 1.0 if weight is None else weight for name, weight in parse_weights(text, "--kinds").items()}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtblender_nemo.common.errors import MissingDependencyError
+from vtblender_nemo.synthesis.llm.thoughts import without_thoughts
 from vtblender_nemo.synthesis.work import Refused
 
 # `strict` structured output wants every property required and no other allowed, and no limits on lengths.
@@ -40,13 +41,6 @@ ANSWER_SCHEMA: Mapping[str, Any] = {
 }
 
 _LONGEST_REPLY = 20_000  # characters; repairing takes more than linear time
-# What reasoning models think aloud: up to the last mark of its end, as some chat templates write that of its beginning in the
-# prompt; or what was never ended.
-_THINKING = re.compile(
-    r"\A.*(?:</(?:think|thinking|reasoning|thought|seed:think)>|\[/THINK\]|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>)"
-    r"|(?:<(?:think|thinking|reasoning|thought|seed:think)>|\[THINK\]|<\|begin_of_thought\|>|<\|channel\|>analysis).*\Z",
-    re.DOTALL | re.IGNORECASE,
-)
 _FENCE = re.compile(r"(?:```+|~~~+)\w*\n?")
 # Of JSON or nearly so; not of "{this}" and "[Note: that]" in prose.
 _OPENING = re.compile(r"""\{(?=\s*(?:["'“”‘’{}]|\w+\s*:))|\[(?=\s*["'“”‘’{\[\]])""")
@@ -153,7 +147,7 @@ def clean(text: str) -> str:
 
 def _bare(reply: str) -> str:
     """Without what reasoning models think aloud, and without code fences."""
-    return _FENCE.sub("", _THINKING.sub("", reply)).strip("\ufeff \t\r\n")
+    return _FENCE.sub("", without_thoughts(reply)).strip("\ufeff \t\r\n")
 
 
 def _is_nothing(value: Any) -> bool:

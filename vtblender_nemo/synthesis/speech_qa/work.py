@@ -14,23 +14,21 @@ from typing import Any
 
 import yaml
 
-from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.prompts import language_name
+from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.synthesis.inputs.speech import SpeechRows
 from vtblender_nemo.synthesis.inputs.utterance_groups import SOURCES, UTTERANCES
+from vtblender_nemo.synthesis.languages import language_code
 from vtblender_nemo.synthesis.llm.clients import LLM, LLMClient, Messages
 from vtblender_nemo.synthesis.speech_qa.filters import Candidate, FilterOptions, make_filters
 from vtblender_nemo.synthesis.speech_qa.prompts import QaPrompts
 from vtblender_nemo.synthesis.speech_qa.replies import PAIRS_SCHEMA, Pair, clean, parse_pairs
-from vtblender_nemo.synthesis.speech_qa.word_overlap import words
+from vtblender_nemo.synthesis.transcripts import TranscriptOptions
 from vtblender_nemo.synthesis.work import InputRow, Made, Outcome, Refused, Work
-
-_LANGUAGE_FIELDS = ("source_lang", "lang", "language")
 
 
 @dataclass(frozen=True)
-class QaOptions:
-    """What is asked about a row.
+class QaOptions(TranscriptOptions):
+    """What is asked about a row; questions are in its transcript's language.
 
     Attributes:
         questions: asked for a row; the LLM may find fewer.
@@ -38,19 +36,15 @@ class QaOptions:
         unanswerable: the share of questions that the recording does not answer, as in SQuAD 2.0; drawn for each question.
         unanswerable_answer: what is answered then, in all languages; None takes the wording of the row's language from the
             prompts' file, and asks nothing unanswerable of rows in other languages.
-        language: of rows that state none (`source_lang`, `lang`, `language`); questions are in their row's language.
-        min_transcript_words, max_transcript_words: rows with other transcripts are not asked about.
     """
 
     questions: int = 1
     kinds: Mapping[str, float] = field(default_factory=dict)
     unanswerable: float = 0.0
     unanswerable_answer: str | None = None
-    language: str = "en"
-    min_transcript_words: int = 5
-    max_transcript_words: int = 1000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.questions < 1:
             raise ConfigError("nothing is asked", value=self.questions, expected="at least 1", knob="--questions")
         if not 0 <= self.unanswerable <= 1:
@@ -62,18 +56,6 @@ class QaOptions:
             expected = "weights of more than 0"
             raise ConfigError(
                 "a kind of question without weight", value=dict(self.kinds), expected=expected, knob="--kinds"
-            )
-        try:
-            language_name(self.language)
-        except DataError as error:
-            raise ConfigError(error.problem, value=self.language, expected=error.expected, knob="--language") from error
-        shortest, longest = self.min_transcript_words, self.max_transcript_words
-        if shortest < 0 or longest < 1 or shortest > longest:
-            raise ConfigError(
-                "no transcript is so long and so short",
-                value=f"{shortest} to {longest} words",
-                expected="min_transcript_words from 0 to max_transcript_words",
-                knob="--min-transcript-words, --max-transcript-words",
             )
 
 
@@ -178,31 +160,22 @@ class SpeechQaWorker:
     def _plan(self, number: int, row: InputRow) -> Iterator[_Request | Refused]:
         """What is asked about a row, or why nothing is."""
         options = self._work.options
-        text = row.data.get("text")
-        if not isinstance(text, str) or not text.strip():
-            yield Refused("no_transcript", str(text))
+        read = options.read(row)
+        if isinstance(read, Refused):
+            yield read
             return
-        utterances = [clean(part) for part in row.data.get(UTTERANCES, [text])]
-        length = len(words(text, ""))
-        if not options.min_transcript_words <= length <= options.max_transcript_words:
-            long = length > options.max_transcript_words
-            yield Refused("transcript_too_long" if long else "transcript_too_short", f"{length} words: {clean(text)}")
-            return
-        stated = next((row.data[name] for name in _LANGUAGE_FIELDS if row.data.get(name)), options.language)
-        try:
-            language = language_code(stated)
-        except DataError as error:
-            yield Refused("unknown_language", str(error))
-            return
+        utterances = [clean(part) for part in row.data.get(UTTERANCES, [read.text])]
         transcript = "\n".join(utterances)
         for answerable, kinds in self._draw(row):
-            if not answerable and self._work.no_answer(language) is None:
-                yield Refused("no_wording_of_no_answer", f"{language}: no_answer in the file of --prompts lacks it")
+            if not answerable and self._work.no_answer(read.language) is None:
+                yield Refused(
+                    "no_wording_of_no_answer", f"{read.language}: no_answer in the file of --prompts lacks it"
+                )
                 continue
             prompt = self._work.prompts.ask(
-                transcript, kinds, language, answerable=answerable, across=len(utterances) > 1
+                transcript, kinds, read.language, answerable=answerable, across=len(utterances) > 1
             )
-            yield _Request(number, prompt, kinds, transcript, language, answerable)
+            yield _Request(number, prompt, kinds, transcript, read.language, answerable)
 
     def _draw(self, row: InputRow) -> Iterator[tuple[bool, tuple[str | None, ...]]]:
         """The kinds of a row's answerable questions, and of its unanswerable ones, where there are any."""
@@ -267,18 +240,6 @@ class SpeechQaWorker:
             **({} if draft.kind is None else {"question_kind": draft.kind}),
             "provenance": provenance,
         }
-
-
-def language_code(value: Any) -> str:
-    """The ISO 639-1 code of a language: `de` for `de`, `de-DE` and `German`.
-
-    Raises:
-        DataError: no language that is known.
-    """
-    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-    name = language_name(str(value))
-    return TO_LANGUAGE_CODE[name.lower()]
 
 
 def entry_of(rows: SpeechRows, wordings: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.data.typed import mapping, read_config
 from vtblender_nemo.synthesis.tts.base import EngineConfig
+from vtblender_nemo.synthesis.weights import parse_weight
 
 # Modules are imported when their engine is chosen: some bring torch, or NeMo.
 ENGINES = {
@@ -122,11 +123,5 @@ def read_shares(shares: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ConfigError: a weight that is no number.
     """
-    entries = []
-    for share in shares:
-        name, _, weight = share.partition("=")
-        try:
-            entries.append({"type": name, "weight": float(weight or 1)})
-        except ValueError as error:
-            raise ConfigError("weight is no number", value=share, expected="NAME=WEIGHT", knob="--tts") from error
-    return entries
+    found = [parse_weight(share, "--tts") for share in shares]
+    return [{"type": name, "weight": 1.0 if weight is None else weight} for name, weight in found]
