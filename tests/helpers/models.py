@@ -27,6 +27,7 @@ from vtblender_nemo.tiny.canary import build_canary
 from vtblender_nemo.tiny.config import EncoderConfig
 
 HIDDEN = 32
+STOP = 5  # <end_of_turn>, which ends answers
 SAMPLING_RATE = 16000
 TEXT = "what is the weather today hello how are you the quick brown fox jumps over the lazy dog wie geht es ihnen guten tag"
 FAMILIES: dict[str, type[PretrainedConfig]] = {
@@ -66,6 +67,21 @@ def llm_folder(directory: Path, family: str = "gemma", **overrides: Any) -> Path
     folder = directory / family
     AutoModelForCausalLM.from_config(FAMILIES[family](**{**values, **overrides})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def talking_llm_folder(directory: Path) -> Path:
+    """An LLM of random weights whose answers are letters, and often come to an end."""
+    folder = llm_folder(directory, "llama", tie_word_embeddings=False)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = make_tokenizer()
+    said = tokenizer.convert_tokens_to_ids(list("abcdefghijkl"))
+    with torch.no_grad():
+        head = model.get_output_embeddings().weight
+        kept = head[[*said, STOP]].clone()
+        head[:] = kept.mean(0)  # whose logit no maximum is below
+        head[[*said, STOP]] = kept
+    model.save_pretrained(folder)
     return folder
 
 

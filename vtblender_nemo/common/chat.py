@@ -9,7 +9,7 @@ conversation up to an answer equal the ids of the inference prompt of the same t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -142,8 +142,8 @@ class ChatFormat:
                     expected=f"text without {control[0]}",
                     knob="model.audio_locator_tag" if is_locator else None,
                 )
-            elif part.text.strip():
-                content += (" " if content else "") + part.text.strip()
+            else:
+                content = joined((content, part.text))
         return content
 
     def _learn_template(self) -> None:
@@ -199,3 +199,8 @@ class ChatFormat:
         end = self.tokenizer.encode(self._answer_end.strip(), add_special_tokens=False)[:1]
         eos = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         return tuple(dict.fromkeys(end + eos))
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Texts of one turn as prompts have them: without the space around each, and a space between them."""
+    return " ".join(filter(None, map(str.strip, texts)))
