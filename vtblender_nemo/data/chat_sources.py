@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.conversation import ROLES, Audio, Conversation, Text, Turn, from_messages, merge_same_role
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.data.config import SourceConfig
+from vtblender_nemo.data.interleave import Interleaved, open_interleaver, replaced
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.rows import Member, Row, TarShards
 from vtblender_nemo.data.sources import JsonlSource, source_type
@@ -113,19 +116,29 @@ class MultimodalConversation(ShareGpt):
     """NeMo's mixed-modal rows: every part is a turn, `type` text or audio; neighbours of one speaker are one turn.
 
     With `tarred_audio_filepaths` the audio stands in tars, one manifest a tar in the same order, and an audio's value is
-    the name of a member.
+    the name of a member. With `interleave` every audio has its transcript as `text`, and its `alignment`; `custom["transcript"]`
+    then lists the transcripts of the audios that are left.
     """
 
-    keys = ShareGpt.keys | {"tarred_audio_filepaths", "shard_window"}
+    keys = ShareGpt.keys | {"tarred_audio_filepaths", "shard_window", "interleave"}
 
     def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
         super().__init__(config, sampling_rate)
         tars = config.tarred_audio_filepaths
         self.tars = None if tars is None else TarShards(tars, self.rows)
+        self.interleaver = open_interleaver(config.interleave)
 
     @property
     def shard_sizes(self) -> list[int]:
         return super().shard_sizes if self.tars is None else self.rows.sizes
+
+    def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation:
+        conversation = super()._convert(row, index, rng)
+        if self.interleaver is None:
+            return conversation
+        entries = [entry for entry in row.data["conversations"] if entry.get("type") == "audio"]
+        given = [self.interleaver(audio, entry, rng) for audio, entry in zip(conversation.audios, entries, strict=True)]
+        return _interleaved(conversation, given)
 
     def _find(self, row: Row, path: str) -> tuple[Path, Member | None]:
         if self.tars is None:
@@ -142,3 +155,12 @@ class MultimodalConversation(ShareGpt):
         if isinstance(part, dict) and part.get("type", "text") != "text":
             raise DataError("unknown type of turn", value=part["type"], expected="text or audio")
         return super()._turn(row, part)
+
+
+def _interleaved(conversation: Conversation, given: Sequence[Interleaved]) -> Conversation:
+    """The conversation with what is given in place of every audio."""
+    turns = list(conversation.turns)
+    for audio, one in zip(conversation.audios, given, strict=True):
+        turns = [Turn(turn.role, replaced(turn.parts, audio, one.parts)) for turn in turns]
+    transcripts = [text for one in given for text in one.transcripts]
+    return replace(conversation, turns=tuple(turns), custom={**conversation.custom, "transcript": transcripts})

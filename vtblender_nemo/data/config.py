@@ -52,6 +52,8 @@ class SourceConfig:
     """Which of the file's tasks; also kept with every row, for scores by task."""
     audio_position: str = "after"
     """Where the audio stands in a wording without `{audio}`: before, after or random."""
+    interleave: Any = None
+    """Spans of the transcript as text in place of their speech, for rows with an `alignment`; see `InterleaveConfig`."""
     shard_window: int = 16
     """Shards of a tarred or shar source that are read together: fewer is more local, more shuffles better."""
 

@@ -189,7 +189,7 @@ def make_source(entry: dict[str, Any], sampling_rate: int, place: str) -> Source
     try:
         return reader(config, sampling_rate)
     except ConfigError as error:
-        if error.knob not in allowed:
+        if (error.knob or "").partition(".")[0] not in allowed:
             raise
         raise ConfigError(
             error.problem,

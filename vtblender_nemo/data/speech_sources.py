@@ -16,17 +16,22 @@ from lhotse.serialization import deserialize_item
 from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn
 from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
 from vtblender_nemo.data.config import SourceConfig
+from vtblender_nemo.data.interleave import open_interleaver, replaced
 from vtblender_nemo.data.lazy_audio import lazy_cut, lazy_recording
 from vtblender_nemo.data.prompts import Wordings, load_wordings
 from vtblender_nemo.data.rows import Row, TarFile, TarShards, expand_paths
 from vtblender_nemo.data.sources import JsonlSource, source_type
+from vtblender_nemo.data.word_times import FIELD as ALIGNMENT
 
-_SPEECH_KEYS = frozenset({"text_field", "prompts", "task", "audio_position"})
-_AUDIO_FIELDS = frozenset({"id", "audio_filepath", "offset"})
+_SPEECH_KEYS = frozenset({"text_field", "prompts", "task", "audio_position", "interleave"})
+_AUDIO_FIELDS = frozenset({"id", "audio_filepath", "offset", ALIGNMENT})
 
 
 class _SpeechSource(JsonlSource):
-    """One user turn, a wording with the row's audio, and one answer, the row's `text_field`."""
+    """One user turn, a wording with the row's audio, and one answer, the row's `text_field`.
+
+    With `interleave` parts of the audio may be text; `custom["transcript"]` then lists the transcripts of those that are not.
+    """
 
     keys = _SPEECH_KEYS | {"manifest_filepath", "audio_dir"}
     default_prompts: list[str] | None = None
@@ -41,6 +46,7 @@ class _SpeechSource(JsonlSource):
                 knob="prompts",
             )
         self.wordings: Wordings = load_wordings(prompts, config.task, audio_position=config.audio_position)
+        self.interleaver = open_interleaver(config.interleave)
 
     def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation:
         if row.data.get("_skipme"):
@@ -61,8 +67,12 @@ class _SpeechSource(JsonlSource):
                 expected="text to be learned",
                 knob="text_field",
             )
-        user = Turn("user", self.wordings.user_parts(rng, fields, audio))
-        return Conversation(id, (user, Turn("assistant", (Text(answer),))), self.name, custom)
+        parts = self.wordings.user_parts(rng, fields, audio)
+        if self.interleaver is not None:
+            given = self.interleaver(audio, fields, rng)
+            parts = replaced(parts, audio, given.parts)
+            custom = {**custom, "transcript": list(given.transcripts)}
+        return Conversation(id, (Turn("user", parts), Turn("assistant", (Text(answer),))), self.name, custom)
 
     def _cut(self, row: Row, index: int) -> Cut:
         folder = Path(self.config.audio_dir) if self.config.audio_dir else row.path.parent
@@ -138,7 +148,7 @@ class _CutSource(_SpeechSource):
             raise DataError("row is no cut with a recording", value=row.data, expected="a Lhotse cut")
         fields = {**fields_of(cut), **self.config.tags}
         cut = self._open(cut, row, index)
-        custom = self._custom(Row(fields, row.path, row.line), frozenset())
+        custom = self._custom(Row(fields, row.path, row.line), frozenset({ALIGNMENT}))
         return self._speech_turns(fields, Audio(cut.with_id(f"{row.path}:{row.line}:{cut.id}")), rng, cut.id, custom)
 
     @abstractmethod
@@ -150,7 +160,7 @@ class _CutSource(_SpeechSource):
 
 
 def fields_of(cut: Cut) -> dict[str, Any]:
-    """A cut's text, language and custom fields as a manifest's."""
+    """A cut's text, language, word alignment and custom fields as a manifest's."""
     fields: dict[str, Any] = {"duration": cut.duration}
     for supervision in cut.supervisions:
         fields |= supervision.custom or {}
@@ -158,7 +168,16 @@ def fields_of(cut: Cut) -> dict[str, Any]:
             fields["source_lang"] = supervision.language
     fields |= getattr(cut, "custom", None) or {}
     texts = [supervision.text for supervision in cut.supervisions if supervision.text]
-    return fields | ({"text": " ".join(texts)} if texts else {})
+    return fields | _alignment_of(cut) | ({"text": " ".join(texts)} if texts else {})
+
+
+def _alignment_of(cut: Cut) -> dict[str, Any]:
+    """The words that all supervisions with a text are aligned by, in seconds of the cut; nothing where one is not."""
+    spoken = [supervision for supervision in cut.supervisions if supervision.text]
+    if not spoken or not all((supervision.alignment or {}).get("word") for supervision in spoken):
+        return {}
+    items = [item for supervision in spoken for item in supervision.alignment["word"]]
+    return {ALIGNMENT: [[item.symbol, item.start, item.end] for item in items]}
 
 
 @source_type("lhotse")

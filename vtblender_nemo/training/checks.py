@@ -211,7 +211,14 @@ def _check_validation_data(cfg: DictConfig, made: str | None) -> None:
 def _check_warm_start(cfg: DictConfig, made: str | None) -> None:
     warm = cfg.get("warm_start")
     if warm and warm.steps and not lies_in(warm.input_cfg, made):
-        read_sources(warm.input_cfg, sampling_rate=_ENCODER.sampling_rate, place="warm_start.input_cfg")
+        sources = read_sources(warm.input_cfg, sampling_rate=_ENCODER.sampling_rate, place="warm_start.input_cfg")
+        for name in [one.source.name for one in sources if one.source.config.interleave is not None]:
+            raise ConfigError(
+                "a warm start hears all of its transcripts",
+                value=name,
+                expected="sources without interleave",
+                knob="warm_start.input_cfg",
+            )
 
 
 def _is_validated(cfg: DictConfig) -> bool:
