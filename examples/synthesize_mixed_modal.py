@@ -95,6 +95,9 @@ def main(
     max_wer: Annotated[
         Share, typer.Option(help="Highest word error rate that passes the gate; 0.3 if not given.")
     ] = None,
+    alignment: Annotated[
+        bool, typer.Option("--alignment", help="Audios tell when each word is said, so that they can be interleaved.")
+    ] = False,
     name: shared.Name = None,
     seed: shared.Seed = 0,
     launcher: shared.Launcher = shared.LauncherKind.local,
@@ -150,6 +153,7 @@ def main(
                 "min_language_probability": min_language_probability,
             },
             "gate": {"model": asr_gate and str(asr_gate), "max_wer": max_wer},
+            "alignment": alignment or None,
         }
         work = MixedModalWork(read_mixed_modal(merge(_read(config), flags)), seed)
         options = SynthesisOptions(

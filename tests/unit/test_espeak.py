@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,52 @@ def test_words_have_times_in_order():
     assert starts[-1] < len(spoken.samples) / spoken.rate
     alone, _ = synthesize("apples.", Voice("en-gb-x-rp", "m3"))
     assert len(spoken.samples) / spoken.rate - starts[-1] == pytest.approx(len(alone) / 16000, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("voice", "pause_secs"),
+    [(Voice("en-us", "m3", 120), 0.25), (Voice("en-gb", "m1"), 0.15), (Voice("en-gb", "f2"), 0)],
+)
+def test_words_end_with_their_last_sound(voice, pause_secs):
+    """Between the end of one word and the start of the next nothing is heard, and every word is; f2 echoes into pauses."""
+    spoken = synthesize_with_times("Yes, the old king bought, in May, two apples.", voice)
+    words, heard = spoken.words, np.abs(spoken.samples) > 1e-3
+    for word, following in pairwise(words):
+        assert word.start_secs < word.end_secs <= following.start_secs
+        end, start = (round(secs * spoken.rate) for secs in (word.end_secs, following.start_secs))
+        assert heard[end - 1]
+        assert not heard[end:start].any()
+    pauses = [after.start_secs - before.end_secs for before, after in pairwise(words)]
+    assert max(pauses) > pause_secs  # at the commas
+    assert np.flatnonzero(heard)[-1] == round(words[-1].end_secs * spoken.rate) - 1
+
+
+def test_words_start_where_espeak_says():
+    """A word said after others sounds from its start on as the same text does without them, but for the melody."""
+    voice = Voice("en-us", "m3")
+    spoken = synthesize_with_times("Go. Stop.", voice)
+    go, _ = synthesize("Go.", voice)
+    first, second = spoken.words
+    assert [first.word, second.word] == ["Go", "Stop"]
+    assert first.end_secs == pytest.approx(np.flatnonzero(np.abs(go) > 1e-3)[-1] / 16000, abs=0.02)
+    assert second.start_secs - first.end_secs > 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Anna's dog can't do ice-cream.", ["Anna's", "dog", "can't", "do", "ice-cream"]),
+        ("In 1999, 3.14 or 123456 men.", ["In", "1999", "3.14", "or", "123456", "men"]),
+        ("He said “go” – twenty-two!", ["He", "said", "go", "twenty-two"]),
+        ("Dr. Smith of the U.S.A. & me", ["Dr", "Smith", "of the", "U.S.A", "&", "me"]),
+    ],
+)
+def test_words_are_those_between_spaces_however_espeak_says_them(text, words):
+    spoken = synthesize_with_times(text, Voice())
+    assert [time.word for time in spoken.words] == words
+    times = [secs for time in spoken.words for secs in (time.start_secs, time.end_secs)]
+    assert times == sorted(times)
+    assert all(time.end_secs - time.start_secs > 0.04 for time in spoken.words)
 
 
 def test_words_of_other_scripts_keep_their_letters():

@@ -82,6 +82,35 @@ def test_a_run_of_sentences_becomes_speech_and_the_rest_stays_text():
         assert clip.rate == 16_000
 
 
+def test_audios_tell_when_their_words_are_said_if_asked():
+    """Null where the engine does not know, or where numbers were written out before they were spoken."""
+    rows = [chat("c1", "Buy some red apples.", "Thanks."), chat("c2", "Buy 20 apples.", "Thanks.")]
+
+    def audios(**values) -> list[dict]:
+        made = open_work(spans={"variants": 1}, **values)(rows)
+        return [part for (one,) in made for part in one.row["conversations"] if part["type"] == "audio"]
+
+    plain = audios()
+    told, numbers = audios(alignment=True)
+    assert all("alignment" not in audio for audio in plain)
+    assert {key: value for key, value in told.items() if key != "alignment"} == plain[0]
+    assert [word for word, *_ in told["alignment"]] == ["Buy", "some", "red", "apples"]
+    flat = [secs for _, *times in told["alignment"] for secs in times]
+    assert flat == sorted(flat)
+    assert flat[-1] <= told["duration"]
+    assert numbers["alignment"] is None
+    ((silent, *_),) = open_work(SilentEngine(), alignment=True)([chat("c1", FOUR, "Thanks.")])
+    assert [part["alignment"] for part in silent.row["conversations"] if part["type"] == "audio"] == [None]
+
+
+def test_jobs_without_alignment_go_on_as_before():
+    def settings(**values):
+        return MixedModalWork(read_mixed_modal(values), 0).settings()
+
+    assert "alignment" not in settings()
+    assert settings(alignment=True) == {**settings(), "alignment": True}
+
+
 def test_provenance_names_source_engine_model_voice_and_seed():
     ((made, *_),) = open_work(SilentEngine(), seed=3)([chat("c1", FOUR, "Thanks.")])
     provenance = made.row["provenance"]

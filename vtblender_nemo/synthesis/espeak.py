@@ -15,7 +15,10 @@ import _ctypes
 import ctypes
 import functools
 import os
+import re
 import threading
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError, DataError, MissingDependencyError
+from vtblender_nemo.data.word_times import WordTime
 
 SAMPLE_RATE = 16_000  # Hz: what the speech encoders of this project hear
 
@@ -62,16 +66,11 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class WordTime:
-    """A word of the text and the second at which its speech starts."""
-
-    word: str
-    start_secs: float
-
-
-@dataclass(frozen=True)
 class Utterance:
-    """Spoken text: `samples` float32 (S,) in -1..1 at `rate` Hz, and the start of every word."""
+    """Spoken text: `samples` float32 (S,) in -1..1 at `rate` Hz, and when every word is said.
+
+    A word starts where espeak-ng says so, and ends with the last sound before the next word's start.
+    """
 
     samples: np.ndarray
     rate: int
@@ -127,7 +126,7 @@ class _Engine:
         self._callback = _Callback(self._receive)
         self.lock = threading.Lock()
         self._chunks: list[np.ndarray] = []
-        self._words: list[tuple[int, int, int]] = []
+        self._words: list[tuple[int, int]] = []
         self._load()
 
     def _load(self) -> None:
@@ -172,8 +171,8 @@ class _Engine:
     def variants(self) -> list[str]:
         return sorted(file.name for file in (self.data_path / "voices" / "!v").iterdir())
 
-    def speak(self, text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
-        """Samples as int16, and (position in the text from 0, letters, milliseconds) of every word."""
+    def speak(self, text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Samples as int16, and (position in the text from 0, first sample) of every word."""
         name = "+".join(part for part in (_accent_files()[voice.accent], voice.variant) if part)
         self._forget()
         if self._library.espeak_SetVoiceByName(name.encode()) != 0:
@@ -192,7 +191,7 @@ class _Engine:
         while events[index].type != _EVENT_LIST_END:
             event = events[index]
             if event.type == _EVENT_WORD:
-                self._words.append((event.text_position - 1, event.length, event.audio_position))
+                self._words.append((event.text_position - 1, event.sample))
             index += 1
         return 0
 
@@ -253,7 +252,7 @@ def synthesize(text: str, voice: Voice, sample_rate: int = SAMPLE_RATE) -> tuple
 
 
 def synthesize_with_times(text: str, voice: Voice, sample_rate: int = SAMPLE_RATE) -> Utterance:
-    """Speaks a text like `synthesize`, and also tells when each word starts.
+    """Speaks a text like `synthesize`, and also tells when each word is said.
 
     The times are espeak-ng's own word events, moved by the silence that was trimmed.
 
@@ -275,11 +274,50 @@ def synthesize_with_times(text: str, voice: Voice, sample_rate: int = SAMPLE_RAT
     first = max(0, int(loud[0]) - int(_KEPT_BEFORE_SECS * sample_rate))
     last = int(loud[-1]) + 1 + int(_KEPT_AFTER_SECS * sample_rate)
     trimmed = np.clip(samples[first:last], -1.0, 1.0)
-    times = tuple(
-        WordTime(text[start : start + length], max(0.0, milliseconds / 1000 - first / sample_rate))
-        for start, length, milliseconds in words
-    )
-    return Utterance(trimmed, sample_rate, times)
+    starts = [max(0, round(sample * sample_rate / engine.rate) - first) for _, sample in words]
+    places = [place for place, _ in words]
+    return Utterance(trimmed, sample_rate, _word_times(text, places, starts, loud - first, sample_rate))
+
+
+def _word_times(
+    text: str, places: Sequence[int], starts: Sequence[int], loud: np.ndarray, rate: int
+) -> tuple[WordTime, ...]:
+    """When the words of a text are said.
+
+    Args:
+        text: what was spoken.
+        places: of espeak-ng's words in the text. It says `42` as two words at odd places, `of the` as one, and of `ice-cream` it
+            tells of the first part only: so a word reaches from space to space, over all that is not told apart.
+        starts: their first samples.
+        loud: numbers of the samples that are heard, in order.
+        rate: Hz.
+    """
+    begun = _begun(text, places, starts)
+    ends_of_text = [*(place for place, _ in begun[1:]), len(text)]
+    ends = [*(start for _, start in begun[1:]), int(loud[-1]) + 1]
+    times = []
+    for (place, start), text_end, until in zip(begun, ends_of_text, ends, strict=True):
+        heard = int(np.searchsorted(loud, until))  # loud samples before the next word
+        end = max(start, int(loud[heard - 1]) + 1) if heard else start
+        times.append(WordTime(_without_punctuation(text[place:text_end].strip()), start / rate, end / rate))
+    return tuple(times)
+
+
+def _begun(text: str, places: Sequence[int], starts: Sequence[int]) -> list[tuple[int, int]]:
+    """The words between spaces of which espeak-ng tells: their first character and first sample, in order."""
+    begun: list[tuple[int, int]] = []
+    words = [match.span() for match in re.finditer(r"\S+", text)]
+    for place, start in zip(places, starts, strict=True):
+        first = next((first for first, end in words if first <= place < end), -1)
+        if first > (begun[-1][0] if begun else -1):
+            begun.append((first, start))
+    return begun
+
+
+def _without_punctuation(word: str) -> str:
+    """A word without what stands around it; all of it where there is nothing else, as `&`."""
+    kept = [place for place, letter in enumerate(word) if unicodedata.category(letter)[0] in "LMN"]
+    return word[kept[0] : kept[-1] + 1] if kept else word
 
 
 def check_voice(voice: Voice) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 from vtblender_nemo.common.conversation import Turn
 from vtblender_nemo.data.typed import mapping, read_config
+from vtblender_nemo.data.word_times import FIELD as ALIGNMENT
+from vtblender_nemo.data.word_times import fitting_field
 from vtblender_nemo.synthesis.mixed_modal.asr_gate import GateConfig, open_gate
 from vtblender_nemo.synthesis.mixed_modal.chat_filters import ChatFilterConfig, open_counter, read_chat, turn_text
 from vtblender_nemo.synthesis.mixed_modal.segments import (
@@ -43,13 +45,15 @@ class MixedModalConfig:
     filters: ChatFilterConfig = field(default_factory=ChatFilterConfig)
     speech: SpeakableConfig = field(default_factory=SpeakableConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    alignment: bool = False
+    """Whether audios tell when each word is said, where the engine knows it, and null where it does not."""
 
 
 def read_mixed_modal(values: Any, place: str = "config") -> MixedModalConfig:
     """The whole configuration from a mapping, such as a YAML file's content; what is missing keeps its default.
 
     Args:
-        values: `{"language": "en", "engines": [...], "spans": {...}, "filters": {...}, "speech": {...}, "gate": {...}}`.
+        values: `{"language": "en", "engines": [...], "spans": {...}, "filters": {...}, "speech": {...}, "gate": {...}, ...}`.
         place: what holds it, for errors.
 
     Raises:
@@ -108,6 +112,7 @@ class MixedModalWork(Work):
             "language": self.config.language,
             "engines": self.config.engines.settings(),
             **sections,
+            **({"alignment": True} if self.config.alignment else {}),  # jobs from before it was there go on
         }
 
     def open(self) -> Worker:
@@ -287,11 +292,21 @@ class MixedModalWorker:
         clips = tuple(Clip(name, speech.samples, SAMPLE_RATE) for name, speech in zip(names, speeches, strict=True))
         row = {
             "id": draft.id,
-            "conversations": _conversation(draft, clips),
+            "conversations": _conversation(
+                draft, [self._audio(*one) for one in zip(draft.segments, clips, speeches, strict=True)]
+            ),
             **({"task": draft.source.data["task"]} if "task" in draft.source.data else {}),
             "provenance": self._provenance(draft, speeches, heard),
         }
         return Made(row, clips)
+
+    def _audio(self, segment: Segment, clip: Clip, speech: Speech) -> dict[str, Any]:
+        """What the row says of an audio, but for who speaks."""
+        secs = len(clip.samples) / clip.rate
+        told = {"value": f"{clip.name}.flac", "offset": 0.0, "duration": secs, "text": segment.text}
+        if self._config.alignment:
+            told[ALIGNMENT] = fitting_field(segment.text, speech.words, secs)
+        return told
 
     def _provenance(self, draft: Draft, speeches: Sequence[Speech], wer: float | None) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -319,16 +334,16 @@ def clip_names(id: str, count: int) -> list[str]:
     return [f"{plain}-{number}" for number in range(count)]
 
 
-def _conversation(draft: Draft, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+def _conversation(draft: Draft, audios: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The chat in NeMo's form: every part of a turn is an entry; blank text between parts is left out."""
     entries: list[dict[str, Any]] = []
     for place, turn in enumerate(draft.turns):
         speaker, text, position = turn.role.title(), turn_text(turn), 0
-        for segment, clip in zip(draft.segments, clips, strict=True):
+        for segment, audio in zip(draft.segments, audios, strict=True):
             if segment.turn != place:
                 continue
             entries.append(_text(speaker, text[position : segment.start]))
-            entries.append(_audio(speaker, clip, segment))
+            entries.append({"type": "audio", "from": speaker, **audio})
             position = segment.end
         entries.append(_text(speaker, text[position:]))
     return [entry for entry in entries if entry["value"]]
@@ -336,14 +351,3 @@ def _conversation(draft: Draft, clips: Sequence[Clip]) -> list[dict[str, Any]]:
 
 def _text(speaker: str, text: str) -> dict[str, Any]:
     return {"type": "text", "from": speaker, "value": text.strip()}
-
-
-def _audio(speaker: str, clip: Clip, segment: Segment) -> dict[str, Any]:
-    return {
-        "type": "audio",
-        "from": speaker,
-        "value": f"{clip.name}.flac",
-        "offset": 0.0,
-        "duration": len(clip.samples) / clip.rate,
-        "text": segment.text,
-    }

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.data.word_times import WordTime
 from vtblender_nemo.synthesis.work import Refused
 
 SAMPLE_RATE = 16_000  # Hz: what the speech encoders of this project hear
@@ -35,11 +36,19 @@ class SpeechRequest:
 
 @dataclass(frozen=True)
 class Speech:
-    """What was spoken: `samples` float32 (S,) in -1..1 at 16 kHz, by which voice, and more for the provenance."""
+    """What was spoken.
+
+    Attributes:
+        samples: float32 (S,) in -1..1 at 16 kHz.
+        voice: whose.
+        provenance: more for the record.
+        words: when each word is said, in order; None where the engine does not know.
+    """
 
     samples: np.ndarray
     voice: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    words: Sequence[WordTime] | None = None
 
 
 class SpeechEngine(ABC):

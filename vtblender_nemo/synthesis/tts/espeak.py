@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.synthesis.espeak import Voice, known_accents, known_variants, synthesize, version
+from vtblender_nemo.synthesis.espeak import Voice, known_accents, known_variants, synthesize_with_times, version
 from vtblender_nemo.synthesis.tts.base import EngineConfig, Speech, SpeechEngine, SpeechRequest, check_range
 from vtblender_nemo.synthesis.work import Refused
 
@@ -75,10 +75,11 @@ class EspeakEngine(SpeechEngine):
             rng.randint(*config.pitch),
         )
         try:
-            samples, _ = synthesize(request.text, voice)
+            spoken = synthesize_with_times(request.text, voice)
         except DataError as error:
             return Refused("not_spoken", str(error))
-        return Speech(samples, f"{voice.name} {voice.rate_wpm} wpm, pitch {voice.pitch}")
+        name = f"{voice.name} {voice.rate_wpm} wpm, pitch {voice.pitch}"
+        return Speech(spoken.samples, name, words=spoken.words)
 
 
 def _check_known(name: str, wanted: Sequence[str], known: Sequence[str]) -> None:
