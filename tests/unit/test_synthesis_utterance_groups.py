@@ -92,6 +92,20 @@ def test_rows_of_a_tar_stay_in_their_shard(tmp_path):
     assert rows.entry("out")["type"] == "nemo_tarred"
 
 
+def test_alignments_are_joined_in_the_time_of_the_whole(tmp_path):
+    words = [["a", 0.25, 0.5], ["b", None, None]]
+    path = manifest(
+        tmp_path / "m.jsonl",
+        row("a.wav", 2.5, 1, "a b", alignment=words),
+        row("a.wav", 4, 1, "c", alignment=[["c", 0.125, 1]]),
+        row("b.wav", 0, 1, "d", alignment=words),
+        row("b.wav", 1, 1, "e"),
+    )
+    rows = joined(path)
+    assert rows[0].data["alignment"] == [["a", 0.25, 0.5], ["b", None, None], ["c", 1.625, 2.5]]
+    assert "alignment" not in rows[1].data
+
+
 def test_digest_and_pickle(tmp_path):
     path = manifest(tmp_path / "m.jsonl", row("a.wav", 0, 1), row("a.wav", 1, 1), row("a.wav", 2, 1))
     rows = joined(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.config import read_input_cfg
-from vtblender_nemo.data.rows import JsonlRows, Row, TarFile
+from vtblender_nemo.data.rows import JsonlRows, Member, Row, TarFile
 from vtblender_nemo.synthesis.inputs.rows import InputRows, digest_of, existing, one_kind
 from vtblender_nemo.synthesis.work import InputRow
 
@@ -32,6 +33,7 @@ _SPEECH_TYPES = {
     "lhotse": "cuts_path",
     "lhotse_shar": "shar_path",
 }
+_SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")  # how NeMo names further rows of one file in a tar
 _INPUTS = "NeMo manifests, Lhotse cuts (JSONL or JSONL.gz) or Lhotse shar folders"
 
 
@@ -162,6 +164,27 @@ class SpeechRows(InputRows):
             manifests: the path, or the numbered pattern, of output manifests whose rows kept their audio fields.
         """
 
+    def cut_of(self, row: InputRow, sampling_rate: int) -> Cut:
+        """The audio of one of these rows, not opened yet, at so many Hz.
+
+        Raises:
+            DataError: the row's tar does not hold it, or its `offset` and `duration` are no span.
+        """
+        from vtblender_nemo.data.lazy_audio import lazy_cut
+
+        path, member = self._find(row)
+        duration, offset = row.data.get("duration"), row.data.get("offset")
+        return lazy_cut(path, duration_secs=duration, offset_secs=offset, sampling_rate=sampling_rate, member=member)
+
+    @abstractmethod
+    def _find(self, row: InputRow) -> tuple[Path, Member | None]:
+        """The file of a row's audio; inside a tar also its place there."""
+
+    def _file_of(self, row: InputRow) -> int:
+        """The number of the file that a row stands in."""
+        path = row.place.rpartition(":")[0]
+        return next(number for number, file in enumerate(self._rows.files) if str(file.path) == path)
+
     def _read(self, index: int) -> tuple[Any, Mapping[str, Any]]:
         data = self._rows[index].data
         if not isinstance(data.get("audio_filepath"), str) or not data["audio_filepath"]:
@@ -201,6 +224,9 @@ class _FileRows(SpeechRows):
     def entry(self, manifests: str) -> dict[str, Any]:
         return {"type": "nemo", "manifest_filepath": manifests, "audio_dir": str(self._moved.folder)}
 
+    def _find(self, row: InputRow) -> tuple[Path, Member | None]:
+        return self._moved.folder / row.data["audio_filepath"], None
+
 
 class ManifestRows(_FileRows):
     """NeMo manifests whose audio lies in files."""
@@ -216,7 +242,7 @@ class TarredRows(SpeechRows):
 
     def __init__(self, manifests: Sequence[Path], tars: Sequence[Path]) -> None:
         super().__init__(manifests)
-        self._tars = tars
+        self._tars = [TarFile(path) for path in tars]
         self._order: np.ndarray | None = None
         if len(manifests) == len(tars):
             self._sizes = self._rows.sizes
@@ -238,10 +264,10 @@ class TarredRows(SpeechRows):
 
     @property
     def digest(self) -> str:
-        return digest_of([super().digest, *(f"{tar.name} {tar.stat().st_size}" for tar in self._tars)])
+        return digest_of([super().digest, *(f"{tar.path.name} {tar.path.stat().st_size}" for tar in self._tars)])
 
     def entry(self, manifests: str) -> dict[str, Any]:
-        tars = [str(tar) for tar in self._tars]
+        tars = [str(tar.path) for tar in self._tars]
         return {"type": "nemo_tarred", "manifest_filepath": manifests, "tarred_audio_filepaths": tars}
 
     def position(self, index: int) -> tuple[int, str, int]:
@@ -252,6 +278,10 @@ class TarredRows(SpeechRows):
         if self._order is not None:
             self._check_shard(self._rows[line])
         return super()._read(line)
+
+    def _find(self, row: InputRow) -> tuple[Path, Member | None]:
+        tar = self._tars[self._file_of(row) if self._order is None else row.data["shard_id"]]
+        return tar.path, tar.find(recording_name(row.data["audio_filepath"]))
 
     def _line(self, index: int) -> int:
         return index if self._order is None else int(self._order[index])
@@ -326,6 +356,15 @@ class SharRows(SpeechRows):
             found = member.name if member else "the end of the tar"
             raise DataError("shar's recordings are not in its cuts' order", value=found, expected=cut.id)
         return cut.id, _row_of(cut, member.name)
+
+    def _find(self, row: InputRow) -> tuple[Path, Member | None]:
+        tar = self._tars[self._file_of(row)]
+        return tar.path, tar.find(row.data["audio_filepath"])
+
+
+def recording_name(audio_filepath: str) -> str:
+    """The file that a row's audio is part of: in tars, NeMo numbers the rows of one file."""
+    return _SUB.sub("", audio_filepath)
 
 
 def _cut(row: Row) -> Cut:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.data.word_times import FIELD as ALIGNMENT
+from vtblender_nemo.data.word_times import as_field, read_alignment
 from vtblender_nemo.synthesis.inputs.rows import InputRows, digest_of
-from vtblender_nemo.synthesis.inputs.speech import SpeechRows
+from vtblender_nemo.synthesis.inputs.speech import SpeechRows, recording_name
+from vtblender_nemo.synthesis.work import InputRow
 
 UTTERANCES, SOURCES = "utterances", "sources"
 """Fields of a joined row: the texts and the ids of its utterances, in their order."""
 
-_SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")  # how NeMo names further rows of one file in a tar
 _MOST_OVERLAP_SECS = 0.5  # of neighbours, whose borders are rarely exact; more are two people at once
 
 
@@ -59,7 +60,7 @@ class JoinedRows(InputRows):
     """Rows of speech with neighbours of one audio file joined; those without neighbours stay as they are.
 
     A joined row has the first row's fields, `offset` and `duration` of the whole span, `text` of all, and `UTTERANCES` and
-    `SOURCES`. Rows of different files are never joined, as a manifest row names one.
+    `SOURCES`, and `alignment` where all have one. Rows of different files are never joined, as a manifest row names one.
 
     Args:
         rows: rows that name a part of a file by `offset` and `duration`; all are read once.
@@ -125,12 +126,20 @@ class JoinedRows(InputRows):
             UTTERANCES: texts,
             SOURCES: [row.id for row in rows],
         }
-        return f"{first.id}+{len(rows) - 1}", {**first.data, **joined}
+        kept = {name: value for name, value in first.data.items() if name != ALIGNMENT}
+        return f"{first.id}+{len(rows) - 1}", {**kept, **joined, **_joined_alignment(rows, start_secs)}
 
 
-def recording_name(audio_filepath: str) -> str:
-    """The file that a row's audio is part of: in tars, NeMo numbers the rows of one file."""
-    return _SUB.sub("", audio_filepath)
+def _joined_alignment(rows: Sequence[InputRow], start_secs: float) -> dict[str, Any]:
+    """The field for the words of all rows, in seconds from the first one's start; none where a row has no alignment."""
+    if any(row.data.get(ALIGNMENT) is None for row in rows):
+        return {}
+    offsets = [float(row.data.get("offset") or 0.0) for row in rows]
+    fields = [
+        as_field(read_alignment(row.data[ALIGNMENT]), offset - start_secs)
+        for row, offset in zip(rows, offsets, strict=True)
+    ]
+    return {ALIGNMENT: [word for field in fields for word in field]}
 
 
 def _groups(rows: SpeechRows, limits: JoinLimits) -> Iterator[list[int]]:

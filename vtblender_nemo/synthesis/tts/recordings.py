@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.lazy_audio import lazy_cut
-from vtblender_nemo.data.rows import TarFile
+from vtblender_nemo.data.word_times import FIELD as ALIGNMENT
+from vtblender_nemo.data.word_times import read_alignment
 from vtblender_nemo.synthesis.inputs.rows import existing
 from vtblender_nemo.synthesis.inputs.speech import SpeechRows, open_speech
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE, EngineConfig, Speech, SpeechEngine, SpeechRequest
@@ -98,10 +93,6 @@ class Recordings(SpeechEngine):
 
     def __init__(self, config: RecordingsConfig, language: str) -> None:
         self._rows = config.open_rows()
-        where = self._rows.entry("")
-        self._folder = Path(where.get("audio_dir", ""))
-        self._tars = [TarFile(Path(path)) for path in where.get("tarred_audio_filepaths", [])]
-        self._ends = list(accumulate(self._rows.shard_sizes or []))
         self._compare = functools.lru_cache(maxsize=100_000)(open_comparison(language))
         self._found: dict[str, list[int]] = {}
         usable = sum(self._add(index, config.max_secs) for index in range(len(self._rows)))
@@ -147,23 +138,10 @@ class Recordings(SpeechEngine):
         index = request.rng().choice(found)
         row = self._rows[index]
         try:
-            samples = self._load(row.data, index)
+            samples = load_samples(self._rows.cut_of(row, SAMPLE_RATE), SAMPLE_RATE)
+            words = None if row.data.get(ALIGNMENT) is None else read_alignment(row.data[ALIGNMENT])
         except DataError as error:
             return Refused("bad_recording", f"{row.place}: {error}")
         speaker = row.data.get("speaker") or row.data.get("speaker_id")
         where = {key: row.data[key] for key in ("audio_filepath", "offset", "duration") if key in row.data}
-        return Speech(samples, str(speaker or "unknown"), {"recording": where})
-
-    def _load(self, row: Mapping[str, Any], index: int) -> np.ndarray:
-        path, member = self._folder / row["audio_filepath"], None
-        if self._tars:
-            tar = self._tars[bisect_right(self._ends, index)]
-            path, member = tar.path, tar.find(row["audio_filepath"])
-        cut = lazy_cut(
-            path,
-            duration_secs=row.get("duration"),
-            offset_secs=row.get("offset") or 0.0,
-            sampling_rate=SAMPLE_RATE,
-            member=member,
-        )
-        return load_samples(cut, SAMPLE_RATE)
+        return Speech(samples, str(speaker or "unknown"), {"recording": where}, words)
