@@ -214,6 +214,7 @@ class TinyConfig:
         encoder: the speech encoder.
         checkpoint_secs: seconds between the checkpoints from which a stopped training continues.
         real_items: NeMo manifest of real recordings that become the test `real_digits` and are never trained on; null for none.
+        alignments: whether training rows tell when each word is said, as espeak-ng reports it; null for no.
     """
 
     seed: int = 0
@@ -224,6 +225,7 @@ class TinyConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     checkpoint_secs: float = 60.0
     real_items: str | None = None
+    alignments: bool | None = None
 
     def __post_init__(self) -> None:
         for kind in ("accents", "variants"):

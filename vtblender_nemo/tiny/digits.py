@@ -10,7 +10,8 @@ from pathlib import Path
 from vtblender_nemo.tiny import lexicon
 from vtblender_nemo.tiny.config import VoicesConfig
 from vtblender_nemo.tiny.grammar import DigitsFact
-from vtblender_nemo.tiny.speech import Piece, Spoken
+from vtblender_nemo.tiny.rows import audio_fields
+from vtblender_nemo.tiny.speech import Alignments, Piece, Spoken
 from vtblender_nemo.tiny.splits import HeldOut
 from vtblender_nemo.tiny.voices import AnyVoice, another_pace, training_voice
 
@@ -36,11 +37,13 @@ def plan_digits(count: int, held_out: HeldOut, voices: VoicesConfig, seed: int) 
     return [_draw_string(f"train_digits_{index:05d}", held_out, voices, rng) for index in range(count)]
 
 
-def write_digits(spoken: Sequence[Spoken], durations: Mapping[str, float], path: Path) -> None:
+def write_digits(
+    spoken: Sequence[Spoken], durations: Mapping[str, float], path: Path, alignments: Alignments | None = None
+) -> None:
     """Writes the source `digits`: rows as those of the source `asr`."""
     with path.open("w", encoding="utf-8") as file:
         for one in spoken:
-            row = {"audio_filepath": f"../{one.file}", "duration": round(durations[one.name], 4), "text": one.text}
+            row = {**audio_fields(one, durations, alignments), "text": one.text}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

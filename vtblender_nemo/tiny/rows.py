@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
+from vtblender_nemo.data.word_times import FIELD as ALIGNMENT
 from vtblender_nemo.tiny.items import Item
 from vtblender_nemo.tiny.skills import INSTRUCTIONS, WORDINGS
 from vtblender_nemo.tiny.sources import WorldPlan
-from vtblender_nemo.tiny.speech import Spoken
+from vtblender_nemo.tiny.speech import Alignments, Spoken
 
 SOURCES = {
     "text": "sources/text.jsonl",
@@ -29,17 +30,28 @@ _PROMPT_SKILLS = {"asr": "repeat", "ast_de": "translate_de", "ast_es": "translat
 _QUESTION_WORDINGS = ["{audio} {question}", "{audio} {question}", "{question} {audio}"]
 
 
-def write_world(plan: WorldPlan, durations: Mapping[str, float], folder: Path) -> None:
+def audio_fields(
+    spoken: Spoken, durations: Mapping[str, float], alignments: Alignments | None = None
+) -> dict[str, Any]:
+    """What a row of a source says of its audio."""
+    fields = {"audio_filepath": f"../{spoken.file}", "duration": round(durations[spoken.name], 4)}
+    return fields if alignments is None else {**fields, ALIGNMENT: alignments[spoken.name]}
+
+
+def write_world(
+    plan: WorldPlan, durations: Mapping[str, float], folder: Path, alignments: Alignments | None = None
+) -> None:
     """Writes sources, prompts, tests and validations.
 
     Args:
         plan: the rows.
         durations: seconds of every utterance by name.
         folder: the world's folder, where `speech/` is.
+        alignments: when the words of every utterance are said, by name; None leaves them out.
     """
 
     def audio(spoken: Spoken) -> dict[str, Any]:
-        return {"audio_filepath": f"../{spoken.file}", "duration": round(durations[spoken.name], 4)}
+        return audio_fields(spoken, durations, alignments)
 
     _write(folder / SOURCES["text"], _text_rows(plan))
     _write(folder / SOURCES["asr"], ({**audio(one.speech), "text": one.speech.text} for one in plan.spoken_facts))
@@ -108,6 +120,7 @@ def _conversation_row(item: Item, audio: Callable[[Spoken], dict[str, Any]]) -> 
                     "value": row["audio_filepath"],
                     "duration": row["duration"],
                     "text": part.text,
+                    **({ALIGNMENT: row[ALIGNMENT]} if ALIGNMENT in row else {}),
                 }
             )
         else:

@@ -7,12 +7,13 @@ import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from vtblender_nemo.common.errors import DataError
-from vtblender_nemo.synthesis.espeak import SAMPLE_RATE, synthesize
+from vtblender_nemo.data.word_times import WordTime
+from vtblender_nemo.synthesis.espeak import SAMPLE_RATE, synthesize_with_times
 from vtblender_nemo.synthesis.tts.base import Speech
 from vtblender_nemo.synthesis.tts.flite import FliteConfig, FliteEngine
 from vtblender_nemo.tiny.noise import with_noise
@@ -34,6 +35,10 @@ def open_flite(voices: tuple[str, ...]) -> FliteEngine:
     return FliteEngine(FliteConfig(voices=list(voices)), "en")
 
 
+Said: TypeAlias = tuple[np.ndarray, tuple[WordTime, ...] | None]
+"""Speech, float32 (S,) at 16 kHz, and when each word is said where that is known."""
+
+
 class Speakers:
     """Says rows of the plan; engines are opened when the first of their voices speaks."""
 
@@ -41,28 +46,34 @@ class Speakers:
         self._flite: FliteEngine | None = None
         self._word = lru_cache(maxsize=_KEPT_WORDS)(self._say)
 
-    def say(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Speech of a row, float32 (S,) at 16 kHz.
+    def say(self, row: Mapping[str, Any]) -> Said:
+        """Speech of a row, and when each of its words is said.
 
         Raises:
             DataError: an engine that makes no sound of the text.
         """
         if "pieces" not in row:
             return self._say(row["text"], voice_of(row["voice"]))
-        parts = []
+        parts: list[np.ndarray] = []
+        words: list[WordTime] = []
         rng = np.random.default_rng(zlib.crc32(row["name"].encode()))
         for piece in row["pieces"]:
-            word = self._word(piece["text"], voice_of(piece["voice"])) * 10 ** (piece["level_db"] / 20)
+            word = self._word(piece["text"], voice_of(piece["voice"]))[0] * 10 ** (piece["level_db"] / 20)
+            start, size = sum(map(len, parts)), len(word)
             if piece["snr_db"] is not None:
-                word = with_noise(
-                    rng, np.pad(word, rng.integers(_MOST_AROUND, size=2)), piece["snr_db"], piece["colour"]
-                )
+                around = rng.integers(_MOST_AROUND, size=2)
+                word = with_noise(rng, np.pad(word, around), piece["snr_db"], piece["colour"])
+                start += int(around[0])
+            words.append(WordTime(piece["text"], start / SAMPLE_RATE, (start + size) / SAMPLE_RATE))
             parts += [word, np.zeros(round(piece["pause_secs"] * SAMPLE_RATE))]
         samples = np.concatenate(parts)
-        return (samples / max(1.0, np.abs(samples).max())).astype(np.float32)
+        return (samples / max(1.0, np.abs(samples).max())).astype(np.float32), tuple(words)
 
-    def _say(self, text: str, voice: AnyVoice) -> np.ndarray:
-        return self._say_by_flite(text, voice) if isinstance(voice, FliteVoice) else synthesize(text, voice)[0]
+    def _say(self, text: str, voice: AnyVoice) -> Said:
+        if isinstance(voice, FliteVoice):
+            return self._say_by_flite(text, voice), None
+        spoken = synthesize_with_times(text, voice)
+        return spoken.samples, spoken.words
 
     def _say_by_flite(self, text: str, voice: FliteVoice) -> np.ndarray:
         if self._flite is None:

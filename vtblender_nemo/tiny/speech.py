@@ -1,6 +1,7 @@
 """Who says what in the tiny world, and the saying of it.
 
-Run as a module, `python -m vtblender_nemo.tiny.speech FOLDER WORKER WORKERS`, it is one of the synthesising processes.
+Run as a module, `python -m vtblender_nemo.tiny.speech FOLDER WORKER WORKERS [alignments]`, it is one of the synthesising
+processes.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from vtblender_nemo.data.word_times import fitting_field
 from vtblender_nemo.synthesis.espeak import SAMPLE_RATE
 from vtblender_nemo.tiny.config import VoicesConfig
 from vtblender_nemo.tiny.voices import AnyVoice, held_out_voice, training_voice
+
+Alignments: TypeAlias = Mapping[str, list[list[Any]] | None]
+"""When the words of utterances are said, by the utterances' names, as rows hold it; None where nobody knows."""
 
 PLAN_NAME = "utterances.jsonl"
 
@@ -113,23 +118,42 @@ def read_durations(folder: Path, workers: int) -> dict[str, float]:
     return durations
 
 
-def synthesize_share(folder: Path, worker: int, workers: int) -> None:
-    """Says every `workers`-th utterance of the plan into 16-bit WAV files at 16 kHz."""
+def read_alignments(folder: Path, workers: int) -> Alignments:
+    """When the words of every utterance are said by name, as the synthesising processes noted it where they were asked to."""
+    alignments: dict[str, list[list[Any]] | None] = {}
+    for worker in range(workers):
+        alignments.update(json.loads(_alignments_file(folder, worker).read_text(encoding="utf-8")))
+    return alignments
+
+
+def synthesize_share(folder: Path, worker: int, workers: int, *, alignments: bool = False) -> None:
+    """Says every `workers`-th utterance of the plan into 16-bit WAV files at 16 kHz.
+
+    Args:
+        folder: holds the plan.
+        worker: the number of this process.
+        workers: how many there are.
+        alignments: also notes when every word is said, and null where the engine does not tell.
+    """
     import soundfile
 
     from vtblender_nemo.tiny.speakers import Speakers
 
-    durations, speakers = {}, Speakers()
+    durations, noted, speakers = {}, {}, Speakers()
     with (folder / PLAN_NAME).open(encoding="utf-8") as file:
         for index, line in enumerate(file):
             if index % workers != worker:
                 continue
             row = json.loads(line)
-            samples = speakers.say(row)
+            samples, words = speakers.say(row)
             path = folder / row["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
-            durations[row["name"]] = len(samples) / SAMPLE_RATE
+            durations[row["name"]] = secs = len(samples) / SAMPLE_RATE
+            if alignments:
+                noted[row["name"]] = fitting_field(row["text"], words, secs)
+    if alignments:
+        _alignments_file(folder, worker).write_text(json.dumps(noted, ensure_ascii=False), encoding="utf-8")
     _durations_file(folder, worker).write_text(json.dumps(durations))
 
 
@@ -137,5 +161,9 @@ def _durations_file(folder: Path, worker: int) -> Path:
     return folder / f"durations_{worker}.json"
 
 
+def _alignments_file(folder: Path, worker: int) -> Path:
+    return folder / f"alignments_{worker}.json"
+
+
 if __name__ == "__main__":
-    synthesize_share(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    synthesize_share(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), alignments="alignments" in sys.argv[4:])

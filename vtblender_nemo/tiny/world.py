@@ -32,7 +32,7 @@ from vtblender_nemo.tiny.rows import PROMPTS, SOURCES, write_world
 from vtblender_nemo.tiny.sets import SETS
 from vtblender_nemo.tiny.sources import SPEECH_TASKS, plan_world
 from vtblender_nemo.tiny.speakers import open_flite
-from vtblender_nemo.tiny.speech import read_durations, write_plan
+from vtblender_nemo.tiny.speech import read_alignments, read_durations, write_plan
 from vtblender_nemo.tiny.stages import Stage, run_side_by_side
 
 _WORLD_VERSION = 2
@@ -119,6 +119,8 @@ def _stages(config: TinyConfig, directory: Path) -> dict[str, Stage]:
     base = {"version": _WORLD_VERSION, "seed": config.seed}
     trained = {**base, "content": settings["content"], "voices": settings["voices"]}
     content = {**trained, "sets": settings["sets"], "sets_version": _SETS_VERSION}
+    if config.alignments:
+        content["alignments"] = True
     read = {key: value for key, value in settings["content"].items() if key != "digit_strings"}
     tokenizer = {**base, "content": read, "vocabulary": config.llm.vocabulary}
     return {
@@ -150,12 +152,14 @@ def _make_content(config: TinyConfig, stage: Stage, log: Callable[[str], None]) 
     write_plan(plan.utterances, stage.partial)
     workers = config.voices.processes
     module = "vtblender_nemo.tiny.speech"
-    jobs = {f"speech {n}": (module, str(stage.partial), str(n), str(workers)) for n in range(workers)}
+    kinds = ("alignments",) if config.alignments else ()
+    jobs = {f"speech {n}": (module, str(stage.partial), str(n), str(workers), *kinds) for n in range(workers)}
     run_side_by_side(jobs, stage.directory / "logs", log)
     durations = read_durations(stage.partial, workers)
-    write_world(plan, durations, stage.partial)
+    alignments = read_alignments(stage.partial, workers) if config.alignments else None
+    write_world(plan, durations, stage.partial, alignments)
     if digits:
-        write_digits(digits, durations, stage.partial / DIGITS)
+        write_digits(digits, durations, stage.partial / DIGITS, alignments)
     report = {
         "utterances": len(plan.utterances),
         "training_hours": sum(secs for name, secs in durations.items() if name.startswith("train")) / 3600,
