@@ -21,6 +21,7 @@ RULES: dict[str, set[str]] = {
     "synthesis": {"data"},
     "inspection": {"data"},
     "corpora": {"data", "synthesis"},
+    "alignment": {"data", "synthesis"},
     "evaluation.metrics": set(),
     "backbones": {"modules"},
     "models": {"modules", "backbones"},
