@@ -161,8 +161,8 @@ def test_words_lie_where_their_letters_are_heard():
     assert found.heard == "___caab___ d_a_d__"
     (cab, dad) = found.words
     assert (cab.word, dad.word) == ("Cab,", "dad!")
-    # From the middle of the last frame of b to the middle of the first one of d.
-    assert 6.5 * FRAME - 0.01 <= cab.end_secs == dad.start_secs <= 11.5 * FRAME + 0.01
+    # From two frames before the end of b, as it may be heard late, to the first frame of d.
+    assert 5 * FRAME - 0.01 <= cab.end_secs == dad.start_secs <= 11 * FRAME + 0.01
 
 
 def test_rows_of_a_batch_do_not_touch_each_other():

@@ -1,8 +1,11 @@
 """Borders between words, moved from a recogniser's frames to where the speech pauses.
 
-A recogniser's frames are long (80 ms in FastConformer), and CTC marks a word in few of them: between the last frame of one word
-and the first of the next the border can lie anywhere. It is taken to lie where least is heard. Shape letters: S samples,
-W windows of 5 ms.
+A recogniser's frames are long (80 ms in FastConformer), and CTC marks a word in few of them, and late: when it has heard enough
+of it. So the border between two words is taken to lie where least is heard, from two frames before the last frame of the one
+has ended to the first frame of the other. With a small recogniser of espeak-ng's speech whose frames of 40 ms were 75 ms late,
+the median error of starts came from 77 ms by frames alone to 17 ms, and without the lateness in the search to 56 ms.
+
+Shape letters: S samples, W windows of 5 ms.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ _HOP_SECS = 0.005
 _SMOOTHED = 5  # windows: 25 ms, so that the gap between two pulses of a low voice is no pause
 _SILENCE = 1e-4  # of the power of loud speech: 40 dB less
 _LOUD_QUANTILE = 0.95
+_LATE_FRAMES = 2  # by which the recogniser may be late
 
 
 def settle(
@@ -30,12 +34,11 @@ def settle(
         frame_secs: of the recogniser.
 
     Returns:
-        Seconds in order and without overlap, in the audio. Between two words lies the silence that is there, or nothing; the
-        border is looked for from the middle of the one's last frame to the middle of the other's first.
+        Seconds in order and without overlap, in the audio. Between two words lies the silence that is there, or nothing.
     """
     hop = round(_HOP_SECS * rate)
-    power, hop_secs, half = _smooth_power(samples, hop), hop / rate, frame_secs / 2
-    searched = [((end - half) / hop_secs, (start + half) / hop_secs) for (_, end), (start, _) in pairwise(words)]
+    power, hop_secs, late_secs = _smooth_power(samples, hop), hop / rate, _LATE_FRAMES * frame_secs
+    searched = [((end - late_secs) / hop_secs, start / hop_secs) for (_, end), (start, _) in pairwise(words)]
     borders = np.maximum.accumulate([0, *(_quietest(power, *span) for span in searched), len(power)]).tolist()
     loud = power > _SILENCE * np.quantile(power, _LOUD_QUANTILE)
     parts = [_said(loud, first, end) for first, end in pairwise(borders)]

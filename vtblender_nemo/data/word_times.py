@@ -222,7 +222,8 @@ def _letters_of(transcript: str) -> Iterator[tuple[str, int]]:
 
 def _owners(transcript: str, said: Sequence[tuple[str, int]], words: Sequence[WordTime]) -> list[int]:
     """The number of the aligned word of every letter."""
-    owners, aligned = [], []
+    owners: list[int] = []
+    aligned: list[str] = []
     for number, word in enumerate(words):
         letters = _letters(word.word)
         aligned += letters
