@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from vtblender_nemo.common.errors import ConfigError, DataError, MissingDependencyError
 from vtblender_nemo.evaluation.items import read_items
-from vtblender_nemo.synthesis.espeak import Voice
+from vtblender_nemo.synthesis.espeak import Utterance, Voice
 from vtblender_nemo.tiny import speakers as speaking
 from vtblender_nemo.tiny.config import ContentConfig, TinyConfig, VoicesConfig, config_from, decisive
 from vtblender_nemo.tiny.digits import plan_digits, write_digits
@@ -154,7 +154,8 @@ def test_strings_of_digits_leave_out_those_of_the_tests(tmp_path):
 
 
 def test_pieces_are_joined_with_their_levels_and_pauses(monkeypatch):
-    monkeypatch.setattr(speaking, "synthesize", lambda text, voice: (np.full(100, 0.1, np.float32), 16000))
+    spoken = Utterance(np.full(100, 0.1, np.float32), 16000, ())
+    monkeypatch.setattr(speaking, "synthesize_with_times", lambda text, voice: spoken)
     voice = Voice()
     pieces = (Piece("nine", voice, 20.0, 0.01), Piece("one", voice, -20.0, 0.0))
     samples = Speakers().say(Spoken("train_00000", "Nine one.", voice, pieces).row())
@@ -164,7 +165,8 @@ def test_pieces_are_joined_with_their_levels_and_pauses(monkeypatch):
 
 
 def test_noise_lies_over_words_and_not_between_them(monkeypatch):
-    monkeypatch.setattr(speaking, "synthesize", lambda text, voice: (np.full(1000, 0.1, np.float32), 16000))
+    spoken = Utterance(np.full(1000, 0.1, np.float32), 16000, ())
+    monkeypatch.setattr(speaking, "synthesize_with_times", lambda text, voice: spoken)
     pieces = (Piece("nine", Voice(), 0.0, 0.05, snr_db=20.0), Piece("one", Voice(), 0.0, 0.0))
     row = Spoken("train_00000", "Nine one.", Voice(), pieces).row()
     samples = Speakers().say(row)

@@ -113,6 +113,14 @@ def test_sources_are_opened(blend: Path) -> None:
     assert "missing.jsonl" in problem("vtb_blend", f"data.train_ds.input_cfg={blend}")
 
 
+def test_a_warm_start_takes_no_interleaved_source(blend: Path) -> None:
+    (blend.parent / "asr.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1.0, "text": "a"}\n')
+    asr = {"type": "nemo", "manifest_filepath": "asr.jsonl", "prompts": ["Write:"], "interleave": {}}
+    write_blend(blend.parent, asr)
+    overrides = [f"data.train_ds.input_cfg={blend}", "warm_start.steps=5", f"warm_start.input_cfg={blend}"]
+    assert "hears all of its transcripts" in problem("vtb_blend", *overrides)
+
+
 @pytest.mark.parametrize("devices", [[], ["trainer.accelerator=cpu"], ["trainer.devices=1"]])
 def test_several_nodes_without_a_launcher_are_refused(blend: Path, devices: list[str]) -> None:
     told = problem("vtb_blend", f"data.train_ds.input_cfg={blend}", "hardware=cluster", *devices)

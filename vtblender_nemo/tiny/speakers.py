@@ -46,12 +46,16 @@ class Speakers:
         self._flite: FliteEngine | None = None
         self._word = lru_cache(maxsize=_KEPT_WORDS)(self._say)
 
-    def say(self, row: Mapping[str, Any]) -> Said:
-        """Speech of a row, and when each of its words is said.
+    def say(self, row: Mapping[str, Any]) -> np.ndarray:
+        """Speech of a row, float32 (S,) at 16 kHz.
 
         Raises:
             DataError: an engine that makes no sound of the text.
         """
+        return self.say_with_times(row)[0]
+
+    def say_with_times(self, row: Mapping[str, Any]) -> Said:
+        """The same, and when each of its words is said."""
         if "pieces" not in row:
             return self._say(row["text"], voice_of(row["voice"]))
         parts: list[np.ndarray] = []

@@ -145,7 +145,7 @@ def synthesize_share(folder: Path, worker: int, workers: int, *, alignments: boo
             if index % workers != worker:
                 continue
             row = json.loads(line)
-            samples, words = speakers.say(row)
+            samples, words = speakers.say_with_times(row)
             path = folder / row["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
