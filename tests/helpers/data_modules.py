@@ -37,9 +37,11 @@ def train_ds(corpus: Path, **keys: Any) -> dict[str, Any]:
     return {"input_cfg": [chats, asr], "batch_tokens": 600, "num_buckets": 3, "buffer_size": 50, "seed": 5, **keys}
 
 
-def module(train: dict[str, Any] | None = None, skipped: Path | None = None, **sections: Any) -> BlendDataModule:
+def module(
+    train: dict[str, Any] | None = None, skipped: Path | None = None, *, twins: bool = False, **sections: Any
+) -> BlendDataModule:
     cfg = {"train_ds": train, **sections}
-    return BlendDataModule(cfg, ENCODER.chat_format, FRAME_SECS, RATE, skipped)
+    return BlendDataModule(cfg, ENCODER.chat_format, FRAME_SECS, RATE, skipped, twins=twins)
 
 
 def take(data: BlendDataModule, count: int) -> list[Batch]:

@@ -33,7 +33,7 @@ def test_every_type_has_its_place_on_the_page():
 
 
 @pytest.mark.parametrize(
-    "kind", ["text_chat", "share_gpt", "nemo", "lhotse", "speech_qa", "multimodal_conversation", "items"]
+    "kind", ["text_chat", "share_gpt", "nemo", "lhotse", "speech_qa", "imitation", "multimodal_conversation", "items"]
 )
 def test_the_row_of_a_format_is_read(tmp_path, kind):
     (row,) = re.findall(r"```json\n(.*?)\n```", SECTIONS[kind].split("\n## ")[0], re.DOTALL)

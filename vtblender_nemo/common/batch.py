@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class Batch:
         audio_lens: (A,) int64, samples of each waveform.
         sources: B names of data sources.
         ids: B conversation ids.
+        twin: the twins of the conversations that have one, without audio; None where they are not asked for.
+        twin_rows: (len(twin),) int64, ascending: the numbers of these conversations; None without twins.
     """
 
     input_ids: Tensor
@@ -34,6 +37,8 @@ class Batch:
     audio_lens: Tensor
     sources: list[str]
     ids: list[str]
+    twin: Batch | None = None
+    twin_rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,7 +53,9 @@ class Batch:
         return self._changed(Tensor.pin_memory)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed = {key: change(value) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {key: change(value) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.twin is not None:
+            changed["twin"] = self.twin._changed(change)
         return replace(self, **changed)
 
 

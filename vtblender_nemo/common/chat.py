@@ -33,10 +33,12 @@ class PromptIds:
     Attributes:
         ids: one id a token; an audio is one `audio_locator_id`, to be replaced by its frames.
         loss_mask: True where the token belongs to an assistant's answer, its end-of-turn included.
+        twin: the ids of the conversation's twin, where it is asked for; its targets are the same, one by one.
     """
 
     ids: list[int]
     loss_mask: list[bool]
+    twin: PromptIds | None = None
 
 
 class ChatFormat:

@@ -58,12 +58,14 @@ class Conversation:
         turns: a system turn may come first; then user and assistant in turn.
         source: the name of the data source, for shares and losses by source.
         custom: whatever else the row held.
+        twin: the same turns, answers included, with the transcript as text in place of every audio; None where nobody knows it.
     """
 
     id: str
     turns: tuple[Turn, ...]
     source: str = ""
     custom: Mapping[str, Any] = field(default_factory=dict)
+    twin: tuple[Turn, ...] | None = None
 
     @cached_property
     def audios(self) -> tuple[Audio, ...]:

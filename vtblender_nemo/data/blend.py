@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from vtblender_nemo.data.config import SourceConfig, read_input_cfg
 from vtblender_nemo.data.order import Order, key_of, mix, unit
 from vtblender_nemo.data.skips import Skip, reason_of
 from vtblender_nemo.data.sources import Source, make_source
+from vtblender_nemo.data.twins import twin_ids
 from vtblender_nemo.data.typed import mapping, read_config
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Example:
     Attributes:
         conversation: the row.
         prompt: its token ids; an audio is one locator id.
-        length: positions in the LLM: text tokens and frames.
+        length: positions in the LLM: text tokens and frames; see `Encoder`.
         source: the number of its source in the blend.
         position: its position in the source's endless order; (source, position) leads back to it.
     """
@@ -111,18 +112,21 @@ class Encoder:
             subsampling.
         sampling_rate: Hz of the model's audio.
         extra_frames: positions that the model adds to every audio, as one for a separator.
+        twins: encode twins, too. The teacher reads them before the student's pass and keeps nothing of a layer when it is at the
+            next, so their positions are not added: a length is that of the longer one, and bounds the teacher's memory as well.
     """
 
     chat_format: TurnFormat
     token_equivalent_duration: float
     sampling_rate: int
     extra_frames: int = 0
+    twins: bool = False
 
     def encode(self, conversation: Conversation) -> tuple[PromptIds, int]:
         """Token ids, and the positions that they and the frames take.
 
         Raises:
-            DataError: turns in a wrong order, no final answer, or the locator tag inside a text.
+            DataError: turns in a wrong order, no final answer, the locator tag inside a text, or a twin that does not fit.
         """
         prompt = self.chat_format.encode(conversation.turns)
         if conversation.turns[-1].role != "assistant":
@@ -131,7 +135,9 @@ class Encoder:
             )
         audios = conversation.audios
         frames = [math.ceil(audio.duration_secs / self.token_equivalent_duration) for audio in audios]
-        return prompt, len(prompt.ids) + sum(frames) + (self.extra_frames - 1) * len(frames)  # 1: the locator id
+        length = len(prompt.ids) + sum(frames) + (self.extra_frames - 1) * len(frames)  # 1: the locator id
+        twin = twin_ids(self.chat_format, conversation, prompt) if self.twins else None
+        return (prompt, length) if twin is None else (replace(prompt, twin=twin), max(length, len(twin.ids)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from vtblender_nemo.common.chat import PromptIds
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.common.errors import DataError
 
+_Decoded = tuple[Conversation, PromptIds, list[np.ndarray]]
+
 
 @dataclass(frozen=True)
 class Collator:
@@ -37,12 +39,12 @@ class Collator:
 
         Args:
             conversations: B conversations.
-            prompts: their token ids.
+            prompts: their token ids; those with twins get them into the micro-batch.
 
         Returns:
             The micro-batch, or None if nothing is left, and the errors by the number of the conversation left out.
         """
-        kept: list[tuple[Conversation, PromptIds, list[np.ndarray]]] = []
+        kept: list[_Decoded] = []
         errors: dict[int, DataError] = {}
         for number, (conversation, prompt) in enumerate(zip(conversations, prompts, strict=True)):
             try:
@@ -59,13 +61,18 @@ class Collator:
             )
         return [load_samples(audio.cut, self.sampling_rate) for audio in conversation.audios]
 
-    def _stack(self, rows: Sequence[tuple[Conversation, PromptIds, list[np.ndarray]]]) -> Batch:
+    def _stack(self, rows: Sequence[_Decoded]) -> Batch:
         ids = [np.asarray(prompt.ids) for _, prompt, _ in rows]
         masks = [np.asarray(prompt.loss_mask) for _, prompt, _ in rows]
         waves = [wave for _, _, own in rows for wave in own]
         input_ids, input_lens = pad_right(ids, dtype=np.int64)
         loss_mask, _ = pad_right(masks, dtype=np.bool_)
         audios, audio_lens = pad_right(waves)
+        twins: dict[int, _Decoded] = {
+            number: (conversation, prompt.twin, [])
+            for number, (conversation, prompt, _) in enumerate(rows)
+            if prompt.twin is not None
+        }
         return Batch(
             input_ids=input_ids,
             input_lens=input_lens,
@@ -74,4 +81,6 @@ class Collator:
             audio_lens=audio_lens,
             sources=[conversation.source for conversation, _, _ in rows],
             ids=[conversation.id for conversation, _, _ in rows],
+            twin=self._stack(list(twins.values())) if twins else None,
+            twin_rows=torch.tensor(list(twins)) if twins else None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class BlendDataModule(LightningDataModule):
         skipped_path: JSONL file that lists the rows left out; other ranks and validation sets add their name to the
             file's.
         extra_frames: positions that the model adds to every audio, as one for a separator.
+        twins: whether micro-batches of the training hold the twins of conversations that have one.
 
     Raises:
         ConfigError: unknown keys, missing files, values out of range.
@@ -52,6 +53,7 @@ class BlendDataModule(LightningDataModule):
         skipped_path: Path | None = None,
         *,
         extra_frames: int = 0,
+        twins: bool = False,
     ) -> None:
         super().__init__()
         values = plain(cfg)
@@ -61,6 +63,7 @@ class BlendDataModule(LightningDataModule):
         self._train = _section(TrainConfig, values, "train_ds")
         self._validation = _section(ValidationConfig, values, "validation_ds")
         self._encoder = Encoder(chat_format, token_equivalent_duration, sampling_rate, extra_frames)
+        self._twins = twins
         self._skipped_path = None if skipped_path is None else Path(skipped_path)
         self._loader: TrainLoader | None = None
         self._resumed: dict[str, Any] | None = None
@@ -137,7 +140,7 @@ class BlendDataModule(LightningDataModule):
     def _make_loader(self, config: TrainConfig) -> TrainLoader:
         collator = Collator(self._encoder.chat_format.audio_locator_id, self._encoder.sampling_rate)
         return TrainLoader(
-            make_planner(config, self._encoder),
+            make_planner(config, replace(self._encoder, twins=self._twins)),
             collator,
             SkipLog(_own_file(self._skipped_path), keep=self._resumed is not None),
             num_workers=config.num_workers,

@@ -159,7 +159,7 @@ def source_type(name: str) -> Callable[[Reader], Reader]:
 
 def known_types() -> list[str]:
     """The values that `type` may have."""
-    from vtblender_nemo.data import chat_sources, speech_sources  # noqa: F401  (they register themselves)
+    from vtblender_nemo.data import chat_sources, imitation_source, speech_sources  # noqa: F401  (they register themselves)
 
     return sorted([*_READERS, "group"])
 

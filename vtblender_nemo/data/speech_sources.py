@@ -109,14 +109,9 @@ class SpeechQa(_SpeechSource):
 
 @source_type("nemo_tarred")
 class NemoTarred(_SpeechSource):
-    """NeMo manifests whose audio stands in tars: one manifest a tar in the same order, or one with `shard_id` in its
-    rows.
-
-    NeMo stores a file that several rows cut from once; their names end in `-sub1`, `-sub2` before the extension.
-    """
+    """NeMo manifests whose audio stands in tars: one manifest a tar in the same order, or one with `shard_id` in its rows."""
 
     keys = _SPEECH_KEYS | {"manifest_filepath", "tarred_audio_filepaths", "shard_window"}
-    _SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
 
     def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
         super().__init__(config, sampling_rate)
@@ -127,16 +122,23 @@ class NemoTarred(_SpeechSource):
         return self.rows.sizes
 
     def _cut(self, row: Row, index: int) -> Cut:
-        tar = self.tars.of(row)
-        name, offset_secs, duration_secs = _span(row)
-        member = tar.find(self._SUB.sub("", name))
-        return lazy_cut(
-            tar.path,
-            duration_secs=duration_secs,
-            offset_secs=offset_secs,
-            sampling_rate=self.sampling_rate,
-            member=member,
-        )
+        return tarred_cut(self.tars, row, self.sampling_rate)
+
+
+_SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
+
+
+def tarred_cut(tars: TarShards, row: Row, sampling_rate: int) -> Cut:
+    """The audio of a manifest row that stands in a tar.
+
+    NeMo stores a file that several rows cut from once; their names end in `-sub1`, `-sub2` before the extension.
+    """
+    tar = tars.of(row)
+    name, offset_secs, duration_secs = _span(row)
+    member = tar.find(_SUB.sub("", name))
+    return lazy_cut(
+        tar.path, duration_secs=duration_secs, offset_secs=offset_secs, sampling_rate=sampling_rate, member=member
+    )
 
 
 class _CutSource(_SpeechSource):
