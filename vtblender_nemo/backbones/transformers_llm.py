@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
@@ -197,10 +198,32 @@ class TransformersLLM(nn.Module):
             return self.causal_lm.generate(inputs_embeds=embeds, attention_mask=mask.long(), generation_config=config)
 
     @contextmanager
+    def pretrained(self) -> Iterator[None]:
+        """The pretrained model as a teacher, as long as the context lasts: without LoRA, dropout or gradients.
+
+        Modes and LoRA are back afterwards, whatever happens inside.
+        """
+        training = [module for module in self.modules() if module.training]
+        try:
+            for module in training:
+                module.training = False
+            with self.without_lora(), torch.no_grad():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+    @contextmanager
     def without_lora(self) -> Iterator[None]:
         """The pretrained model itself, as long as the context lasts."""
-        with self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext():
+        layers = [layer for layer in self.modules() if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters]
+        try:
+            for layer in layers:  # peft's own way counts the parameters of all layers first
+                layer.enable_adapters(False)
             yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
 
     def fingerprint(self) -> str:
         """Which LLM this is: the fingerprint of its own weights, with or without LoRA that of the folder they came from."""

@@ -79,7 +79,7 @@ def make_perception(cfg: DictConfig, llm: TransformersLLM, *, restoring: bool) -
         ConfigError: its encoder is not a Conformer.
     """
     if restoring:
-        return Perception(cfg.perception)
+        return _freeze(Perception(cfg.perception))
     speech_model = load_speech_model(cfg.pretrained_asr)
     with open_dict(cfg):
         cfg.perception = perception_config(cfg.perception, speech_model.cfg, llm.hidden_size)
@@ -87,5 +87,9 @@ def make_perception(cfg: DictConfig, llm: TransformersLLM, *, restoring: bool) -
     copy_encoder(speech_model, perception)
     if cfg.perception.get("scale_projection", False):
         perception.scale_projection(llm.embed_rms())
-    perception.encoder.requires_grad_(not cfg.perception.get("freeze_encoder", False))
+    return _freeze(perception)
+
+
+def _freeze(perception: Perception) -> Perception:
+    perception.encoder.requires_grad_(not perception.cfg.get("freeze_encoder", False))
     return perception

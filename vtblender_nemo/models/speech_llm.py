@@ -5,38 +5,14 @@ Shapes: B conversations, P packed positions, T positions of the longest conversa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.batch import Batch
-from vtblender_nemo.modules.losses import target_nll
+from vtblender_nemo.models.target_loss import Imitation, TargetLoss, Targets, imitation_loss
 from vtblender_nemo.modules.perception import Perception
 from vtblender_nemo.modules.splice import IGNORE, SplicePlan, gather_embeds, pad_behind, pad_packed, plan_splice
-
-
-@dataclass
-class TargetLoss:
-    """Loss of a micro-batch, before any normalisation.
-
-    Attributes:
-        nll: (N,) float32, negative log-likelihood of each target token.
-        conversation: (N,) number of the conversation that the target belongs to.
-    """
-
-    nll: Tensor
-    conversation: Tensor
-
-    @property
-    def sum(self) -> Tensor:
-        """Scalar; 0 with a gradient path where the micro-batch has no targets."""
-        return self.nll.sum()
-
-    @property
-    def targets(self) -> int:
-        return self.nll.numel()
 
 
 class SpeechLLM(nn.Module):
@@ -49,6 +25,7 @@ class SpeechLLM(nn.Module):
         packing: the LLM computes conversations behind each other, without padding.
         pad_positions_to: P, or without packing T, is rounded up to a multiple of this; few distinct shapes keep kernels
             warm.
+        imitation: how conversations with a twin are learned.
     """
 
     def __init__(
@@ -59,6 +36,7 @@ class SpeechLLM(nn.Module):
         *,
         packing: bool = True,
         pad_positions_to: int = 1,
+        imitation: Imitation | None = None,
     ) -> None:
         super().__init__()
         self.perception = perception
@@ -66,13 +44,24 @@ class SpeechLLM(nn.Module):
         self.audio_locator_id = audio_locator_id
         self.packing = packing
         self.pad_positions_to = pad_positions_to
+        self.imitation = imitation or Imitation()
 
     def forward(self, batch: Batch) -> TargetLoss:
-        """Loss of every target token of the batch."""
+        """Loss of every target token of the batch; of conversations whose twins it holds, that of imitation."""
+        if batch.twin is None or batch.twin_rows is None:
+            return self._targets(batch).nll(self.llm.head)
+        # first, so that the memory of one pass is free again before the other keeps what its backward pass needs
+        teacher = self._teacher(batch.twin) if self.imitation.kl_weight > 0 else None
+        return imitation_loss(self._targets(batch), teacher, batch.twin_rows, self.llm.head, self.imitation)
+
+    def _teacher(self, twin: Batch) -> Targets:
+        with self.llm.pretrained():
+            return self._targets(twin)
+
+    def _targets(self, batch: Batch) -> Targets:
         embeds, plan = self.splice(batch)
         is_target = (plan.target != IGNORE).nonzero()[:, 0]
-        rows = self._hidden(embeds, plan, is_target)
-        return TargetLoss(target_nll(rows, plan.target[is_target], self.llm.head), plan.conversation[is_target])
+        return Targets(self._hidden(embeds, plan, is_target), plan.target[is_target], plan.conversation[is_target])
 
     def _hidden(self, embeds: Tensor, plan: SplicePlan, wanted: Tensor) -> Tensor:
         """The LLM's last hidden states (N, H) at the wanted ones of P packed positions."""

@@ -23,12 +23,14 @@ from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
 from vtblender_nemo.common.errors import ModelFileError
+from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.models.building import make_llm, make_perception
 from vtblender_nemo.models.calibration import profiling_schema
 from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
 from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
 from vtblender_nemo.models.session import Session
-from vtblender_nemo.models.speech_llm import SpeechLLM, TargetLoss
+from vtblender_nemo.models.speech_llm import SpeechLLM
+from vtblender_nemo.models.target_loss import Imitation, TargetLoss
 from vtblender_nemo.models.validation import ValidationRun
 from vtblender_nemo.modules.perception import Perception
 from vtblender_nemo.training.optim import build_optimizer, build_scheduler
@@ -50,6 +52,8 @@ class VTBlenderModel(ModelPT):
             False  # Lightning's checkpoints leave the frozen LLM out; `load_state_dict` is strict itself
         )
         restoring = self._is_model_being_restored()
+        imitation = read_config(Imitation, self.cfg.get("imitation") or {}, "model.imitation")
+        imitation.check(train_llm=self.cfg.get("train_llm", False))
         self._tokenizer_dir = tempfile.TemporaryDirectory(prefix="vtblender_tokenizer_")
         self.chat_format = ChatFormat(self._load_tokenizer(restoring), self.cfg.audio_locator_tag)
         llm = make_llm(self.cfg, restoring=restoring)
@@ -60,6 +64,7 @@ class VTBlenderModel(ModelPT):
             self.chat_format.audio_locator_id,
             packing=self.cfg.packing,
             pad_positions_to=self.cfg.pad_positions_to,
+            imitation=imitation,
         )
         self._targets_in_step = 0
         self._leave_llm_out = False
@@ -155,7 +160,12 @@ class VTBlenderModel(ModelPT):
         loss = self.speech_llm(batch)
         self._targets_in_step += loss.targets
         self._log_losses(batch, loss)
-        return {"loss": loss.sum}
+        total = loss.sum
+        return {"loss": total if total.requires_grad else total + self._nothing()}
+
+    def _nothing(self) -> Tensor:
+        """0 with a gradient path: text alone trains nothing where the LLM is frozen and has no LoRA."""
+        return 0.0 * self.perception.proj.bias.sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turns gradients of summed losses into those of the mean over all target tokens of all ranks and micro-batches.
@@ -186,15 +196,23 @@ class VTBlenderModel(ModelPT):
     def _log_losses(self, batch: Batch, loss: TargetLoss) -> None:
         if not loss.targets:
             return
-        nll = loss.nll.detach()
-        sums = nll.new_zeros(len(batch)).index_add(0, loss.conversation, nll)
-        counts = nll.new_zeros(len(batch)).index_add(0, loss.conversation, torch.ones_like(nll))
-        self.log("train_loss", nll.mean(), prog_bar=True, batch_size=len(batch))
+        values = loss.values.detach()
+        sums = values.new_zeros(len(batch)).index_add(0, loss.conversation, values)
+        counts = values.new_zeros(len(batch)).index_add(0, loss.conversation, torch.ones_like(values))
+        self.log("train_loss", values.mean(), prog_bar=True, batch_size=len(batch))
         for source in sorted(set(batch.sources)):
-            of_source = torch.tensor([name == source for name in batch.sources], device=nll.device)
+            of_source = torch.tensor([name == source for name in batch.sources], device=values.device)
             if counts[of_source].sum() > 0:
                 mean = sums[of_source].sum() / counts[of_source].sum()
                 self.log(f"train_loss/{source}", mean, batch_size=int(of_source.sum()))
+        if batch.twin is not None:
+            self._log_parts(loss)
+
+    def _log_parts(self, loss: TargetLoss) -> None:
+        """The losses that `train_loss` is made of, each as the mean of the targets that have it."""
+        for name, part in (("train_ce", loss.nll), ("train_kl", loss.kl)):
+            if part is not None and part.numel():
+                self.log(name, part.detach().mean(), batch_size=part.numel())
 
     # Validation -------------------------------------------------------------------------------------------------------
 
