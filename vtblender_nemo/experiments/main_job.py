@@ -88,12 +88,12 @@ def train(cfg: DictConfig, clock: Clock) -> Path:
     if path.exists():
         return path
     model = build_model(cfg)
-    hold_to_config(cfg, directory / CONFIG_FILE)  # only now: models that cannot be loaded do not bind the folder
+    data = build_data(cfg, model)
+    hold_to_config(cfg, directory / CONFIG_FILE)  # only now: what cannot be loaded or imitated does not bind the folder
     if cfg.warm_start.steps:
         with clock("warm_start"):
             _warm_start(cfg, model)
     with clock("training"):
-        data = build_data(cfg, model)
         trainer = fit(cfg, model, data)
         if saved_checkpoint(cfg.save_checkpoint, validated=bool(data.validation_names)) == "best":
             load_best(trainer, model)
@@ -166,13 +166,13 @@ class BaseLLM:
 
 
 def _warm_start(cfg: DictConfig, model: VTBlenderModel) -> None:
-    from vtblender_nemo.training.fit import build_data, seed_for_training
+    from vtblender_nemo.training.fit import open_data, seed_for_training
     from vtblender_nemo.training.warm_start import warm_start
 
     settings = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     settings.data.train_ds.input_cfg = settings.warm_start.input_cfg
     settings.data.validation_ds = None
-    warm_start(model, build_data(settings, model), settings.warm_start, Path(cfg.output_dir) / "warm_start.safetensors")
+    warm_start(model, open_data(settings, model), settings.warm_start, Path(cfg.output_dir) / "warm_start.safetensors")
     seed_for_training(cfg)  # the same random numbers follow a warm start that was made and one that was kept
 
 
@@ -223,6 +223,7 @@ def _contrasts(cfg: DictConfig, clock: Clock) -> dict[str, dict[str, TaskResult]
         contrast.data.train_ds.input_cfg = [s for s in contrast.data.train_ds.input_cfg if s.type != "text_chat"]
         if name == "speech_only_unfrozen":
             contrast.model.train_llm, contrast.model.lora = True, None
+            contrast.model.imitation = None  # a trained LLM is no teacher; answers are learned as they are
             contrast.model.optim.lr_scale.pop("lora", None)
         contrast.evaluation.tasks = {t: task for t, task in contrast.evaluation.tasks.items() if t in ("asr", "text")}
         with clock(name):

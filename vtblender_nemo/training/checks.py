@@ -22,6 +22,7 @@ from vtblender_nemo.data.blend import Encoder, read_sources
 from vtblender_nemo.data.config import TrainConfig, ValidationConfig
 from vtblender_nemo.data.loader import ValidationLoader, make_planner
 from vtblender_nemo.data.typed import mapping, read_config
+from vtblender_nemo.training.imitation_checks import check_twins, read_imitation
 from vtblender_nemo.training.optim import check_schedule
 
 CHECKPOINTS = ("auto", "best", "last")
@@ -45,6 +46,7 @@ def check_config(cfg: DictConfig, made: str | None = None) -> None:
         lambda cfg: steps_between_validations(cfg.trainer, validated=_is_validated(cfg)),
         _check_devices,
         _check_quantization,
+        lambda cfg: _check_imitation(cfg, made),
         lambda cfg: _check_models(cfg, made),
         lambda cfg: _check_training_data(cfg, made),
         lambda cfg: _check_validation_data(cfg, made),
@@ -173,6 +175,12 @@ def _check_quantization(cfg: DictConfig) -> None:
         raise ConfigError(
             "4-bit weights need a CUDA device", value=kind, knob="model.quantization=null, or another hardware=..."
         )
+
+
+def _check_imitation(cfg: DictConfig, made: str | None) -> None:
+    settings, train_ds = read_imitation(cfg.model), cfg.data.train_ds
+    if not lies_in(train_ds, made) and not OmegaConf.missing_keys(train_ds):
+        check_twins(settings, train_ds)
 
 
 def _check_models(cfg: DictConfig, made: str | None) -> None:

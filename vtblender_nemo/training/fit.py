@@ -18,6 +18,7 @@ from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.models.vtblender import VTBlenderModel
 from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, LogShares, RandomStates
 from vtblender_nemo.training.checks import saved_checkpoint, steps_between_validations
+from vtblender_nemo.training.imitation_checks import check_answering_llm, check_twins
 from vtblender_nemo.training.run_config import hold_to_config
 
 HISTORY_FILE = "history.jsonl"
@@ -39,6 +40,17 @@ def seed_for_training(cfg: DictConfig) -> None:
 
 
 def build_data(cfg: DictConfig, model: VTBlenderModel) -> BlendDataModule:
+    """The blend of `cfg.data`, as `open_data`, that is known to have what `model.imitation` asks for.
+
+    Raises:
+        ConfigError: it has not, or another LLM wrote answers that are to be imitated.
+    """
+    check_twins(model.speech_llm.imitation, cfg.data.train_ds)
+    check_answering_llm(cfg.data.train_ds, model)
+    return open_data(cfg, model)
+
+
+def open_data(cfg: DictConfig, model: VTBlenderModel) -> BlendDataModule:
     """The blend of `cfg.data`, measured in the model's tokens and frames; skipped rows are listed in the output folder."""
     return BlendDataModule(
         cfg.data,
@@ -47,6 +59,7 @@ def build_data(cfg: DictConfig, model: VTBlenderModel) -> BlendDataModule:
         sampling_rate=model.sampling_rate,
         skipped_path=Path(cfg.output_dir) / "skipped.jsonl",
         extra_frames=model.perception.extra_frames,
+        twins=model.speech_llm.imitation.needs_twins,
     )
 
 

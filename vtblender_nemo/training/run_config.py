@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.models.target_loss import Imitation
 
 # What decides the result. Validation, workers, devices and logging may change from one start to the next.
 _SECTIONS = ("seed", "tiny", "model", "warm_start", "save_checkpoint")
@@ -26,8 +27,8 @@ _FREE = (
     "tiny.sets.spoken_requests",
     "tiny.sets.voices",
 )
-_NEW = ("tiny.sets",)
-"""Sections that runs of before lack, and that did not decide their results."""
+_NEW = {"tiny.sets": None, "model.imitation": vars(Imitation())}
+"""Sections that runs of before lack, and what they would have held to come to the same results; None: whatever they hold."""
 
 
 def hold_to_config(cfg: DictConfig, path: Path) -> None:
@@ -52,7 +53,7 @@ def check_same_run(cfg: DictConfig, path: Path) -> None:
     wanted = OmegaConf.to_container(cfg, resolve=True)
     kept = OmegaConf.to_container(OmegaConf.load(path))
     for key, (old, new) in _differences(_deciding(kept), _deciding(wanted)).items():
-        if not (key.startswith(_FREE) or (key in _NEW and old is None)):
+        if not (key.startswith(_FREE) or (old is None and _is_as_before(key, new))):
             raise ConfigError(
                 f"output_dir holds a run with another {key}",
                 path=path,
@@ -60,6 +61,10 @@ def check_same_run(cfg: DictConfig, path: Path) -> None:
                 expected=repr(old),
                 knob="output_dir, or delete the folder",
             )
+
+
+def _is_as_before(key: str, new: Any) -> bool:
+    return key in _NEW and _NEW[key] in (None, new)
 
 
 def _deciding(config: Any) -> dict[str, Any]:
