@@ -54,10 +54,10 @@ class SourceConfig:
     """Where the audio stands in a wording without `{audio}`: before, after or random."""
     interleave: Any = None
     """Spans of the transcript as text in place of their speech, for rows with an `alignment`; see `InterleaveConfig`."""
-    llm_fingerprint: str | None = None
-    """The LLM that wrote the answers of an `imitation` source, told by its weights: it has to be the one that is trained."""
     shard_window: int = 16
     """Shards of a tarred or shar source that are read together: fewer is more local, more shuffles better."""
+    llm_fingerprint: str | None = None
+    """The LLM that wrote the answers of an `imitation` source, told by its weights: it has to be the one that is trained."""
 
 
 @dataclass
