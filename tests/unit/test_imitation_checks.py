@@ -15,6 +15,7 @@ from tests.helpers.imitation import imitation_entry
 from tests.helpers.models import model_config
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.llm_fingerprint import folder_fingerprint
 from vtblender_nemo.models.target_loss import Imitation
 from vtblender_nemo.training import fit
 from vtblender_nemo.training.checks import check_config
@@ -118,9 +119,13 @@ def test_weights_are_read_once_and_not_at_all_where_nobody_asks() -> None:
     assert (asked.llm.reads, not_asked.llm.reads) == (1, 0)
 
 
-def test_a_quantised_llm_cannot_be_told_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    check_answering_llm(grouped({**ANSWERS, "llm_fingerprint": "bb22"}), model(quantization="4bit"))
-    assert "cannot be checked" in caplog.text
+def test_a_quantised_llm_is_told_by_the_files_that_it_was_loaded_from(gemma: Path) -> None:
+    asked = model(quantization="4bit", pretrained_llm=str(gemma))
+    own = folder_fingerprint(gemma, knob="llm")
+    check_answering_llm(grouped({**ANSWERS, "llm_fingerprint": own}), asked)
+    with pytest.raises(ConfigError, match="another LLM's; found 'bb22'"):
+        check_answering_llm(grouped({**ANSWERS, "llm_fingerprint": "bb22"}), asked)
+    assert asked.llm.reads == 0
 
 
 def test_data_are_checked_against_the_model_that_is_trained(gemma: Path, canary: Path, tmp_path: Path) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.llm_fingerprint import folder_fingerprint
 from vtblender_nemo.data.entries import TYPES_WITH_TWINS, train_entries
 from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.models.target_loss import Imitation
 
 if TYPE_CHECKING:
     from vtblender_nemo.models.vtblender import VTBlenderModel
-
-logger = logging.getLogger(__name__)
 
 
 def read_imitation(model: DictConfig) -> Imitation:
@@ -69,16 +67,15 @@ def check_answering_llm(train_ds: Any, model: VTBlenderModel) -> None:
     named = [(place, entry["llm_fingerprint"]) for place, entry in train_entries(train_ds) if _is_named(entry)]
     if not named:
         return
-    if model.cfg.get("quantization"):
-        logger.warning("whose answers are imitated cannot be checked: the weights of a quantised LLM are others")
-        return
-    own = model.llm.fingerprint()
+    name = model.cfg.pretrained_llm
+    is_quantised = bool(model.cfg.get("quantization"))  # then the weights in memory are others than those that answered
+    own = folder_fingerprint(name, knob="model.pretrained_llm") if is_quantised else model.llm.fingerprint()
     for place, found in named:
         if found != own:
             raise ConfigError(
                 "the answers that are to be imitated are another LLM's",
                 value=found,
-                expected=f"{own}, of {model.cfg.pretrained_llm}: rows that examples/synthesize_imitation.py made with it",
+                expected=f"{own}, of {name}: rows that examples/synthesize_imitation.py made with it",
                 knob=f"{place}.llm_fingerprint, or model.pretrained_llm",
             )
 
