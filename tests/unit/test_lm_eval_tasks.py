@@ -237,7 +237,7 @@ def test_mmlu_on_two_subjects(vtblender, tmp_path, monkeypatch) -> None:
     assert only(found, "accuracy_percent", group="task=mmlu_virology").value == pytest.approx(200 / 3)
     row = read(tmp_path / "predictions" / "mmlu.jsonl")[1]
     assert (row["id"], row["prediction"], row["reference"]) == ("mmlu_anatomy:1", "A", "B")
-    assert row["custom"]["prompt"].count("Which?\nA. w\nB. x\nC. y\nD. z\nAnswer:") == 2
+    assert row["asked"].count("Which?\nA. w\nB. x\nC. y\nD. z\nAnswer:") == 2
 
 
 def test_bbh_as_a_group_wants_data_of_every_task(long_model, tmp_path, monkeypatch) -> None:
@@ -250,7 +250,7 @@ def test_bbh_as_a_group_wants_data_of_every_task(long_model, tmp_path, monkeypat
     assert [m.value for m in found] == [100.0, 0.0, 100.0]
     (row, _) = read(tmp_path / "predictions" / "bbh.jsonl")
     assert row["prediction"] == "So the answer is No."  # cut where the task says
-    assert row["custom"]["prompt"].count("Let's think step by step.") == 4
+    assert row["asked"].count("Let's think step by step.") == 4
 
 
 def test_ifeval_counts_prompts_and_instructions(long_model, tmp_path, monkeypatch) -> None:
