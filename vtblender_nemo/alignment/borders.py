@@ -2,8 +2,7 @@
 
 A recogniser's frames are long (80 ms in FastConformer), and CTC marks a word in few of them, and late: when it has heard enough
 of it. So the border between two words is taken to lie where least is heard, from two frames before the last frame of the one
-has ended to the first frame of the other. With a small recogniser of espeak-ng's speech whose frames of 40 ms were 75 ms late,
-the median error of starts came from 77 ms by frames alone to 17 ms, and without the lateness in the search to 56 ms.
+has ended to the first frame of the other. `tests/recipes/test_alignment.py` holds that against espeak-ng's own word times.
 
 Shape letters: S samples, W windows of 5 ms.
 """

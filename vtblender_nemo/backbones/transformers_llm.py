@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
@@ -216,14 +215,8 @@ class TransformersLLM(nn.Module):
     @contextmanager
     def without_lora(self) -> Iterator[None]:
         """The pretrained model itself, as long as the context lasts."""
-        layers = [layer for layer in self.modules() if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters]
-        try:
-            for layer in layers:  # peft's own way counts the parameters of all layers first
-                layer.enable_adapters(False)
+        with self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext():
             yield
-        finally:
-            for layer in layers:
-                layer.enable_adapters(True)
 
     def fingerprint(self) -> str:
         """Which LLM this is: the fingerprint of its own weights, with or without LoRA that of the folder they came from."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import tarfile
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -178,6 +179,16 @@ class Member:
     name: str
     start: int
     size: int
+
+
+_SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
+
+
+def recording_name(audio_filepath: str) -> str:
+    """The file that a manifest row's audio is part of: NeMo stores one that several rows cut from once in a tar, and numbers the
+    rows as `-sub1`, `-sub2` before the extension.
+    """
+    return _SUB.sub("", audio_filepath)
 
 
 class TarFile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from vtblender_nemo.data.config import SourceConfig
 from vtblender_nemo.data.interleave import open_interleaver, replaced
 from vtblender_nemo.data.lazy_audio import lazy_cut, lazy_recording
 from vtblender_nemo.data.prompts import Wordings, load_wordings
-from vtblender_nemo.data.rows import Row, TarFile, TarShards, expand_paths
+from vtblender_nemo.data.rows import Row, TarFile, TarShards, expand_paths, recording_name
 from vtblender_nemo.data.sources import JsonlSource, source_type
 from vtblender_nemo.data.word_times import FIELD as ALIGNMENT
 
@@ -125,17 +124,11 @@ class NemoTarred(_SpeechSource):
         return tarred_cut(self.tars, row, self.sampling_rate)
 
 
-_SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")
-
-
 def tarred_cut(tars: TarShards, row: Row, sampling_rate: int) -> Cut:
-    """The audio of a manifest row that stands in a tar.
-
-    NeMo stores a file that several rows cut from once; their names end in `-sub1`, `-sub2` before the extension.
-    """
+    """The audio of a manifest row that stands in a tar."""
     tar = tars.of(row)
     name, offset_secs, duration_secs = _span(row)
-    member = tar.find(_SUB.sub("", name))
+    member = tar.find(recording_name(name))
     return lazy_cut(
         tar.path, duration_secs=duration_secs, offset_secs=offset_secs, sampling_rate=sampling_rate, member=member
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.config import read_input_cfg
-from vtblender_nemo.data.rows import JsonlRows, Member, Row, TarFile
+from vtblender_nemo.data.rows import JsonlRows, Member, Row, TarFile, recording_name
 from vtblender_nemo.synthesis.inputs.rows import InputRows, digest_of, existing, one_kind
 from vtblender_nemo.synthesis.work import InputRow
 
@@ -33,7 +32,6 @@ _SPEECH_TYPES = {
     "lhotse": "cuts_path",
     "lhotse_shar": "shar_path",
 }
-_SUB = re.compile(r"-sub\d+(?=(\.\w+)?$)")  # how NeMo names further rows of one file in a tar
 _INPUTS = "NeMo manifests, Lhotse cuts (JSONL or JSONL.gz) or Lhotse shar folders"
 
 
@@ -360,11 +358,6 @@ class SharRows(SpeechRows):
     def _find(self, row: InputRow) -> tuple[Path, Member | None]:
         tar = self._tars[self._file_of(row)]
         return tar.path, tar.find(row.data["audio_filepath"])
-
-
-def recording_name(audio_filepath: str) -> str:
-    """The file that a row's audio is part of: in tars, NeMo numbers the rows of one file."""
-    return _SUB.sub("", audio_filepath)
 
 
 def _cut(row: Row) -> Cut:

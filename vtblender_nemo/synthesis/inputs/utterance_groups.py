@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.data.rows import recording_name
 from vtblender_nemo.data.word_times import FIELD as ALIGNMENT
 from vtblender_nemo.data.word_times import as_field, read_alignment
 from vtblender_nemo.synthesis.inputs.rows import InputRows, digest_of
-from vtblender_nemo.synthesis.inputs.speech import SpeechRows, recording_name
+from vtblender_nemo.synthesis.inputs.speech import SpeechRows
 from vtblender_nemo.synthesis.work import InputRow
 
 UTTERANCES, SOURCES = "utterances", "sources"

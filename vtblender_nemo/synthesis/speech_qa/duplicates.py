@@ -20,9 +20,9 @@ from typing import Any
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_text
+from vtblender_nemo.data.rows import recording_name
 from vtblender_nemo.synthesis.engine.synthesize import Summary
 from vtblender_nemo.synthesis.engine.writer import MANIFEST, json_line, shard_name
-from vtblender_nemo.synthesis.inputs.utterance_groups import recording_name
 from vtblender_nemo.synthesis.word_overlap import words
 
 UNIQUE = "unique.jsonl"
