@@ -142,3 +142,26 @@ def test_claims_are_read_before_anything_is_run(tmp_path: Path) -> None:
     assert "ConfigError: the claim cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "trained.txt").exists()
+
+
+def test_kept_runs_are_not_made_again_elsewhere(swept: Path, tmp_path: Path) -> None:
+    """The sweep is stopped after some runs, and goes on in another folder, as on another machine."""
+    kept = tmp_path / "kept"
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert ablate(first, f"sweep.keep_in={kept}", "seed=1").returncode == 0
+    files = {path.name: path.read_bytes() for path in (kept / "runs").iterdir()}
+    assert files.keys() == {"joint-seed1.json.gz", "speech_only-seed1.json.gz"}
+    assert (kept / "report.md").read_text() == (first / "report.md").read_text()
+    done = ablate(second, f"sweep.keep_in={kept}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(trained(second)) == ["joint-seed2", "speech_only-seed2"]
+    assert report(second)["variants"] == report(swept)["variants"]
+    assert len(list((kept / "runs").iterdir())) == 4
+    assert {name: (kept / "runs" / name).read_bytes() for name in files} == files
+    changed = ablate(tmp_path / "third", f"sweep.keep_in={kept}", "seed=1", "trainer.max_steps=7")
+    assert changed.returncode == 1
+    assert "another trainer.max_steps; found 7; expected 288" in changed.stdout
+    (kept / "runs" / "joint-seed1.json.gz").write_bytes(files["joint-seed1.json.gz"][:50])
+    damaged = ablate(tmp_path / "fourth", f"sweep.keep_in={kept}", "seed=1", "experiment/forgetting=joint")
+    assert damaged.returncode == 1
+    assert "a kept run cannot be read" in damaged.stdout

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vtblender_nemo.common.errors import ConfigError, VTBlenderError
 from vtblender_nemo.common.files import write_json, write_text
+from vtblender_nemo.experiments.keeping import keep, keep_report, take
 from vtblender_nemo.experiments.settings import deciding_settings, read_sweep, read_variant
 
 JOB_FILE = "job.yaml"
@@ -50,8 +51,12 @@ def launch_run(cfg: DictConfig) -> None:
     directory = Path(cfg.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     title = directory.name
+    sweep = read_sweep(cfg)
+    kept = None if sweep.keep_in is None else Path(sweep.keep_in)
     try:
         read_variant(cfg)
+        if kept is not None and not (directory / RUN_FILE).exists():
+            take(directory, kept)
         _hold_to_settings(deciding_settings(cfg), directory)
         job = OmegaConf.to_yaml(cfg, resolve=True)
     except (VTBlenderError, OmegaConfBaseException) as error:
@@ -59,13 +64,17 @@ def launch_run(cfg: DictConfig) -> None:
         return
     (directory / FAILURE_FILE).unlink(missing_ok=True)
     if (directory / RUN_FILE).exists():
+        if kept is not None:
+            keep(directory, kept)
         _say(f"{title}: done before")
         return
     write_text(job, directory / JOB_FILE)
     _say(f"{title}: started, {directory / LOG_FILE}")
     started = time.monotonic()
-    code, ending = _run(read_sweep(cfg).runs_with, directory)
+    code, ending = _run(sweep.runs_with, directory)
     if code == 0 and (directory / RUN_FILE).exists():
+        if kept is not None:
+            keep(directory, kept)
         _say(f"{title}: done in {time.monotonic() - started:.0f} s")
     else:
         _note_failure(directory, f"{_exit_in_words(code)}\n{ending}".rstrip())
@@ -86,8 +95,11 @@ class Sweep(Callback):
         """Exits with status 1 where a run is not done."""
         from vtblender_nemo.experiments.sweep_report import make_report
 
+        sweep = read_sweep(config)
         try:
-            report = make_report(read_sweep(config))
+            report = make_report(sweep)
+            if sweep.keep_in is not None:
+                keep_report(Path(sweep.directory), Path(sweep.keep_in))
         except VTBlenderError as error:
             sys.exit(f"{type(error).__name__}: {error}")
         _say(report.summary)

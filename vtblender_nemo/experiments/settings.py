@@ -23,6 +23,8 @@ class SweepConfig:
     """Of the sweep, as `forgetting`."""
     directory: str
     """Everything that the sweep writes; the same command again makes only the runs that are missing."""
+    keep_in: str | None = None
+    """A folder, as of a repository, that gets every finished run and the report; runs that it has already are not made again."""
     question: str = ""
     """What is asked, in a sentence; stands over the report."""
     reference: str | None = None
