@@ -59,6 +59,7 @@ EXTRAS = {
     "tts": ["nemo_toolkit[tts]>=3.0,<3.1"],
     "eval": ["langdetect>=1.0.9,<2", "lm_eval[ifeval]>=0.4.13,<0.5", "openai>=2,<4"],
     "comet": ["unbabel-comet>=2.2,<3"],
+    "embedding": ["sentence-transformers>=5.2,<7"],  # for embedding_similarity_percent
     "lmms": ["lmms_eval[audio]>=0.7,<0.8"],
     "slurm": ["hydra-submitit-launcher>=1.2,<1.3"],
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
@@ -67,7 +68,7 @@ EXTRAS = {
     "quant": ["bitsandbytes>=0.48,<1"],
 }
 
-TESTED_EXTRAS = ["synthesis", "corpora", "ray", "eval"]  # an extra is listed here from its first test on
+TESTED_EXTRAS = ["synthesis", "corpora", "ray", "eval", "embedding"]  # an extra is listed here from its first test on
 
 TEST_TOOLS = [
     "hypothesis>=6.100,<7",

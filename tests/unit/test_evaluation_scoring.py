@@ -161,7 +161,7 @@ def test_accuracy_forgives_case_and_punctuation(make):
     assert measure("accuracy_percent", [Answered(make("1", "Female"), "female.")], {}).value == 100
 
 
-@pytest.mark.parametrize("name", sorted(set(MEASURES) - {"comet", "judge_percent"}))
+@pytest.mark.parametrize("name", sorted(set(MEASURES) - {"comet", "judge_percent", "embedding_similarity_percent"}))
 def test_every_measure_passes_its_own_check(name):
     check_measures([name], {}, "tasks.t")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vtblender_nemo.evaluation.groups import audio_secs
 from vtblender_nemo.evaluation.items import Item
 from vtblender_nemo.evaluation.journal import Journal
 from vtblender_nemo.evaluation.metrics import Statistics, statistics
+from vtblender_nemo.evaluation.metrics.embeddings import embedding_similarity
 from vtblender_nemo.evaluation.metrics.formats import json_match, keywords_found, valid_json
 from vtblender_nemo.evaluation.metrics.registry import METRICS
 from vtblender_nemo.evaluation.metrics.statistics import mean_of, ratio
@@ -52,6 +53,7 @@ class MeasureType:
         better: which way is better.
         options: names of the options it takes.
         of_variants: whether it is worth measuring where items were changed.
+        of_references: whether it holds answers against references, in whose place other answers can stand.
         keeps: whether `compute` takes `folder` too, where it may keep what it should not do twice.
         check: given the options, raises what can be known to go wrong before hours of work.
     """
@@ -60,6 +62,7 @@ class MeasureType:
     better: Better
     options: frozenset[str] = frozenset()
     of_variants: bool = True
+    of_references: bool = True
     keeps: bool = False
     check: Callable[[Mapping[str, Any]], None] = lambda options: None
 
@@ -123,6 +126,12 @@ def measure(
         raise DataError("nothing to measure", value=0, expected=f"at least one answered item for {name}")
     kept = {"folder": folder} if MEASURES[name].keeps else {}
     return MEASURES[name].compute(answered, **_known(name, options), **kept)
+
+
+def holding(one: Answered, answer: str) -> Answered:
+    """The same with another answer in place of all right ones, so that a measure tells how far the two agree."""
+    custom = {key: value for key, value in one.item.custom.items() if key != "references"}
+    return replace(one, item=replace(one.item, reference=answer, custom=custom))
 
 
 def _known(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,6 +234,23 @@ def _comet(answered: Sequence[Answered], **options: Any) -> Statistics:
     return comet(*_texts(answered), [_transcript(one.item) for one in answered], **options)
 
 
+def _embedded(answered: Sequence[Answered], *, embedder: str) -> Statistics:
+    return embedding_similarity(*_texts(answered), embedder=embedder)
+
+
+def _check_embedder(options: Mapping[str, Any]) -> None:
+    embedder = options.get("embedder")
+    if not isinstance(embedder, str) or not embedder:
+        expected = "a folder in the format of sentence-transformers, or a name of the Hugging Face hub"
+        raise ConfigError(
+            "embedding_similarity_percent without its embedder",
+            value=embedder,
+            expected=expected,
+            knob="options.embedder",
+        )
+    _tried(_embedded)(options)  # loads it, and keeps it for later
+
+
 def _keywords(answered: Sequence[Answered], **options: Any) -> Statistics:
     wanted = [_listed(one.item, "keywords") for one in answered]
     return keywords_found([one.text for one in answered], wanted, **options)
@@ -252,8 +278,8 @@ def _listed(item: Item, name: str, default: list[str] | None = None) -> list[str
     return value
 
 
-def _formatted(function: Callable[[Sequence[str], Sequence[str]], Statistics]) -> MeasureType:
-    return MeasureType(lambda answered: function(*_texts(answered)), "higher")
+def _formatted(function: Callable[[Sequence[str], Sequence[str]], Statistics], *, of_references: bool) -> MeasureType:
+    return MeasureType(lambda answered: function(*_texts(answered)), "higher", of_references=of_references)
 
 
 MEASURES: Mapping[str, MeasureType] = {
@@ -269,11 +295,14 @@ MEASURES: Mapping[str, MeasureType] = {
     "f1_percent": _of_answers("f1"),
     "rouge_l_f1_percent": _of_metric("rouge_l", "higher"),
     "accuracy_percent": _of_metric("exact_match", "higher", rules="folded", normalize=False, no_answer=()),
-    "valid_json_percent": _formatted(valid_json),
-    "json_match_percent": _formatted(json_match),
-    "keywords_percent": MeasureType(_keywords, "higher", frozenset({"normalizer"}), check=_check_keywords),
+    "embedding_similarity_percent": MeasureType(_embedded, "higher", frozenset({"embedder"}), check=_check_embedder),
+    "valid_json_percent": _formatted(valid_json, of_references=False),
+    "json_match_percent": _formatted(json_match, of_references=True),
+    "keywords_percent": MeasureType(
+        _keywords, "higher", frozenset({"normalizer"}), of_references=False, check=_check_keywords
+    ),
     "judge_percent": MeasureType(_judged, "higher", frozenset({"judge"}), keeps=True, check=_check_judge),
-    "rtfx": MeasureType(_real_time_factor, "higher", of_variants=False),
-    "hallucinated_characters_per_minute": MeasureType(_made_up_characters, "lower"),
-    "hallucinated_items_percent": MeasureType(_made_up_items, "lower"),
+    "rtfx": MeasureType(_real_time_factor, "higher", of_variants=False, of_references=False),
+    "hallucinated_characters_per_minute": MeasureType(_made_up_characters, "lower", of_references=False),
+    "hallucinated_items_percent": MeasureType(_made_up_items, "lower", of_references=False),
 }
