@@ -158,7 +158,7 @@ def test_difference_of_corpus_scores_is_the_difference_of_the_scores():
 
 
 def test_difference_wants_as_many_items_on_both_sides():
-    with pytest.raises(DataError, match="paired difference of wer.*found 1; expected 2 items"):
+    with pytest.raises(DataError, match="paired comparison of wer.*found 1; expected 2 items"):
         difference(statistics("wer", ["a", "b"], ["a", "b"]), statistics("wer", ["a"], ["a"]), "wer")
 
 

@@ -12,7 +12,7 @@ from vtblender_nemo.common.conversation import Audio, Text
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.evaluation.kinds import KINDS
 from vtblender_nemo.evaluation.measures import check_measures
-from vtblender_nemo.evaluation.tasks import Task, find_task_file, load_tasks
+from vtblender_nemo.evaluation.tasks import BASE, Task, find_task_file, load_tasks
 from vtblender_nemo.evaluation.variants import SCORED_VARIANTS
 
 CONF = Path(__file__).parents[2] / "conf/evaluation"
@@ -99,7 +99,7 @@ def test_the_file_has_the_last_word(load, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_defaults_of_kinds_exist(kind):
     default = KINDS[kind]
-    assert set(default.variants) <= set(SCORED_VARIANTS)
+    assert set(default.variants) <= {*SCORED_VARIANTS, BASE}
     if default.measures:
         check_measures(default.measures, default.options, kind)
 
@@ -315,11 +315,12 @@ def test_the_tiny_worlds_tasks(tmp_path):
         write_items(tmp_path / f"content/tests/{name}.jsonl")
     for name in ("multi_turn", "novel_wordings", "novel_formats", "several_turns", "voices"):
         write_items(tmp_path / f"content/tests/{name}.jsonl", turns=2, label="man")
+    write_items(tmp_path / "content/tests/generalisation.jsonl", generalisation="task", wording_distance=0.5)
     for name in ("question_spoken", "fact_spoken", "both_spoken", "two_facts", "instruction"):
         write_items(tmp_path / f"content/tests/mixed_{name}.jsonl", fact_in="text")
     tasks = {task.name: task for task in load_tasks("tiny", variables={"world": str(tmp_path)})}
     kinds = {task.kind for task in tasks.values()}
-    assert kinds >= {"asr", "ast", "sqa", "mixed", "multi_turn", "instructions", "noise", "text"}
+    assert kinds >= {"asr", "ast", "sqa", "mixed", "multi_turn", "instructions", "noise", "text", "generalisation"}
     assert tasks["ast"].group_by == ("language_pair",)
     assert len(tasks["mixed"].sets["no_text"]) == 15
     assert tasks["text"].text["data"] == f"{tmp_path}/content/tests/text.jsonl"

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-NOISE, TEXT = "noise", "text"
+from vtblender_nemo.common.generalisation import DISTANCE, LEVEL
+
+NOISE, TEXT, GENERALISATION = "noise", "text", "generalisation"
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Kind:
         variants: of the items, beside the items as they are.
         group_by: keys of groups; one that puts all items into one group, or none, is left out.
         max_new_tokens: length limit of an answer.
+        ceilings: variants that the answers as asked are held against, of those that a task has.
+        needs: fields of `custom` without which an item is none of this kind; they are groups however few there are.
     """
 
     measures: tuple[str, ...] = ()
@@ -26,6 +30,8 @@ class Kind:
     variants: tuple[str, ...] = ()
     group_by: tuple[str, ...] = ()
     max_new_tokens: int = 128
+    ceilings: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 _ERRORS = ("wer_percent", "cer_percent", "insertions_percent", "deletions_percent", "substitutions_percent")
@@ -44,6 +50,13 @@ KINDS: Mapping[str, Kind] = {
     "instructions": Kind(("exact_match_percent",), variants=("text_twin",), group_by=("kind",)),
     "paralinguistic": Kind(
         ("accuracy_percent",), variants=("no_audio_shuffle",), group_by=("kind",), max_new_tokens=32
+    ),
+    GENERALISATION: Kind(
+        ("exact_match_percent", "rouge_l_f1_percent"),
+        variants=("text_twin", "base"),
+        group_by=(LEVEL, f"{LEVEL}/{DISTANCE}", "kind", "task"),
+        ceilings=("text_twin", "base"),
+        needs=(LEVEL,),
     ),
     NOISE: Kind(
         ("hallucinated_characters_per_minute", "hallucinated_items_percent"),

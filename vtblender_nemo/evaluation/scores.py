@@ -24,6 +24,10 @@ SCORES_FILE = "scores.json"
 Better = Literal["lower", "higher", "none"]
 BETTER: tuple[Better, ...] = ("lower", "higher", "none")
 
+DIFFERENCE, SHARE, AGREEMENT = "minus_", "share_of_", "agreement_with_"
+"""What stands before the variant that the items as asked are held against."""
+COMPARISONS = (DIFFERENCE, SHARE, AGREEMENT)
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -39,7 +43,9 @@ class Measure:
         items: how many items the number comes from.
         failed: items without an answer, which count nowhere else.
         variant: "" (as asked), `text_twin`, `no_audio_silence`, `no_audio_shuffle`, `no_text`, `base` (the base LLM); or
-            a difference `minus_VARIANT`: as asked minus that variant, paired by item and resampled together.
+            a comparison, paired by item and resampled together: `minus_VARIANT`, as asked minus that variant;
+            `share_of_VARIANT`, the score as asked in percent of that variant's; `agreement_with_VARIANT`, the answers as
+            asked against that variant's answers in the references' place.
         group: "" (all items) or `KEY=VALUE`, as `language=de`.
         better: which way is better; `none` where neither is, as for a number of characters.
         signature: what a reader needs to compute the same number again.

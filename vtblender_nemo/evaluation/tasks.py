@@ -30,7 +30,7 @@ from vtblender_nemo.data.typed import mapping, read_config, read_yaml
 from vtblender_nemo.evaluation.groups import KEYS, group_positions
 from vtblender_nemo.evaluation.item_sets import limit_evenly, read_item_files, read_source_items, reworded
 from vtblender_nemo.evaluation.items import Item
-from vtblender_nemo.evaluation.kinds import KINDS, NOISE, TEXT
+from vtblender_nemo.evaluation.kinds import KINDS, NOISE, TEXT, Kind
 from vtblender_nemo.evaluation.manifest import TRANSCRIPTION_PROMPT
 from vtblender_nemo.evaluation.measures import check_measures
 from vtblender_nemo.evaluation.noise import NoiseConfig, noise_items
@@ -45,7 +45,7 @@ class TaskConfig:
     """One task of a task file; what is left out comes from its kind (`kinds.py`)."""
 
     kind: str
-    """asr, ast, sqa, mixed, multi_turn, noise, text, instructions or paralinguistic."""
+    """asr, ast, sqa, mixed, multi_turn, noise, text, instructions, paralinguistic or generalisation."""
     items: list[str] = field(default_factory=list)
     """Files of test items (JSONL), see `items.py`."""
     input_cfg: Any = None
@@ -60,7 +60,11 @@ class TaskConfig:
     variants: list[str] | None = None
     """text_twin, no_audio_silence, no_audio_shuffle, no_text, base (the base LLM, shown the transcripts)."""
     group_by: list[str] | None = None
-    """Keys of `groups.py`: secs, language, language_pair, answerable, task, or fields of the items' `custom`."""
+    """Keys of `groups.py`: secs, language, language_pair, answerable, task, generalisation, wording_distance, or fields of the
+    items' `custom`; / between two joins them."""
+    ceilings: list[str] | None = None
+    """Those of the variants whose answers are the most to hope for: what share of their score the answers as asked reach, and
+    how far they agree with their answers."""
     max_new_tokens: int | None = None
     """Length limit of an answer, in tokens."""
     limit: int | None = None
@@ -80,6 +84,7 @@ class Task:
         measures: names, the main one first.
         options: of the measures.
         group_by: keys of groups; every one of them has some.
+        ceilings: variants that the answers as asked are also held against.
         max_new_tokens: length limit of an answer.
         text: settings of a task of kind text, which has no items here.
     """
@@ -90,6 +95,7 @@ class Task:
     measures: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     group_by: tuple[str, ...] = ()
+    ceilings: tuple[str, ...] = ()
     max_new_tokens: int = 128
     text: Mapping[str, Any] = field(default_factory=dict)
 
@@ -207,26 +213,49 @@ def _task(name: str, values: Mapping[str, Any], limit: int | None) -> Task:
     _check_variants(variants, place)
     limits = [number for number in (limit, config.limit) if number is not None]
     items = limit_evenly(_items(name, config, place), min(limits)) if limits else _items(name, config, place)
+    _check_needs(items, default.needs, place)
     return Task(
         name,
         kind,
         {"": items} | {variant: _variant(variant, items, place) for variant in variants},
         measures,
         options,
-        _group_keys(config.group_by, default.group_by, items, place),
+        _group_keys(config.group_by, default, items, place),
+        _ceilings(config.ceilings, default.ceilings, variants, place),
         config.max_new_tokens or default.max_new_tokens,
     )
 
 
-def _group_keys(
-    asked: Sequence[str] | None, default: Sequence[str], items: Sequence[Item], place: str
+def _check_needs(items: Sequence[Item], needs: Sequence[str], place: str) -> None:
+    for item in items:
+        if not item.error and (missing := [name for name in needs if name not in item.custom]):
+            raise DataError(
+                f"item {item.id!r} lacks what its kind of task is about",
+                value=sorted(item.custom),
+                expected=f"{', '.join(missing)} in custom",
+                knob=place,
+            )
+
+
+def _ceilings(
+    asked: Sequence[str] | None, default: Sequence[str], variants: Sequence[str], place: str
 ) -> tuple[str, ...]:
-    """The keys that are asked for; of those of the kind the ones that tell items apart."""
+    """The variants that are asked for; of those of the kind the ones that the task has."""
     if asked is None:
-        return tuple(key for key in default if len(group_positions(items, key)) > 1)
+        return tuple(variant for variant in default if variant in variants)
+    if unknown := [variant for variant in asked if variant not in variants]:
+        expected = f"among the task's variants ({', '.join(variants) or 'none'})"
+        raise ConfigError("a ceiling that is not measured", value=unknown, expected=expected, knob=f"{place}.ceilings")
+    return tuple(dict.fromkeys(asked))
+
+
+def _group_keys(asked: Sequence[str] | None, default: Kind, items: Sequence[Item], place: str) -> tuple[str, ...]:
+    """The keys that are asked for; of those of the kind the ones that tell items apart, or that it is about."""
+    if asked is None:
+        return tuple(key for key in default.group_by if key in default.needs or len(group_positions(items, key)) > 1)
     for key in asked:
         if not group_positions(items, key):
-            expected = f"{', '.join(KEYS)}, or a field of the items' custom"
+            expected = f"{', '.join(KEYS)}, a field of the items' custom, or several joined by /"
             raise ConfigError("no item has a group of this key", value=key, expected=expected, knob=f"{place}.group_by")
     return tuple(dict.fromkeys(asked))
 

@@ -6,7 +6,7 @@ function, and a corpus score (WER, BLEU) is resampled as a corpus score.
 """
 
 from vtblender_nemo.evaluation.metrics.registry import LOWER_IS_BETTER, METRICS, check_metric, compute, statistics
-from vtblender_nemo.evaluation.metrics.statistics import Score, Statistics, difference, summarize
+from vtblender_nemo.evaluation.metrics.statistics import Score, Statistics, difference, share, summarize
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -16,6 +16,7 @@ __all__ = [
     "check_metric",
     "compute",
     "difference",
+    "share",
     "statistics",
     "summarize",
 ]

@@ -94,13 +94,35 @@ def difference(kept: Statistics, other: Statistics, metric: str = "score", *, se
     Raises:
         DataError: not as many items in both, or items without a score.
     """
+    return _summarize(_paired(kept, other, metric), lambda scores: scores[0] - scores[1], metric, seed)
+
+
+def share(kept: Statistics, ceiling: Statistics, metric: str = "score", *, seed: int = 0) -> Score:
+    """The score of `kept` in percent of that of `ceiling`, with the interval of the paired bootstrap, as `difference`.
+
+    The scores of all resampled items are divided, not those of single items, many of which are 0. Resamples in which the
+    ceiling is 0 do not count.
+
+    Args:
+        kept: of I items.
+        ceiling: of the same items in the same order, kept by the same metric.
+        metric: its name, for errors.
+        seed: of the resamples.
+
+    Raises:
+        DataError: not as many items in both, or a ceiling of 0.
+    """
+    return _summarize(_paired(kept, ceiling, metric), lambda scores: ratio(scores[0], scores[1]), metric, seed)
+
+
+def _paired(kept: Statistics, other: Statistics, metric: str) -> list[Statistics]:
     if len(kept.rows) != len(other.rows):
         raise DataError(
-            f"a paired difference of {metric} needs the same items on both sides",
+            f"a paired comparison of {metric} needs the same items on both sides",
             value=len(other.rows),
             expected=f"{len(kept.rows)} items",
         )
-    return _summarize([kept, other], lambda scores: scores[0] - scores[1], metric, seed)
+    return [kept, other]
 
 
 def _summarize(
@@ -112,7 +134,9 @@ def _summarize(
     value = float(combine([np.array([side.value]) for side in sides])[0])
     if not math.isfinite(value):
         raise DataError(
-            f"{metric} is undefined for these items", value=value, expected="references that are not all empty"
+            f"{metric} is undefined for these items",
+            value=value,
+            expected="references that are not all empty, and no ceiling of 0",
         )
     resampled = np.concatenate(
         [combine([side.reduce(draws @ side.rows) for side in sides]) for draws in _draws(items, seed)]
