@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vtblender_nemo.evaluation.page.names import BLIND_SHAPES, Role, decimals_of, unit_of, written
 from vtblender_nemo.evaluation.scores import Measure
 
 ROLE_COLORS = {"model": "#0072B2", "base": "#B86400", "twin": "#00805F", "blind": "#7A828C", "published": "#6B5B95"}
+ROLE_COLORS |= {"agreement": "#A3336F"}
 """After Okabe and Ito, whom colour-blind readers can tell apart; darkened to a contrast of 3 to 1 on white."""
 RUN_COLORS = ("#B0407F", "#8A6D00", "#4B55A8", "#A33B20")
 """Of the runs beside this one, in turn."""
@@ -45,6 +46,7 @@ class Mark:
         run: place among the runs beside this one, from 0, for the role `other`.
         signed: a difference, written with its sign.
         note: what a reader has to know of this number, as that it is of other items.
+        drawn: False for what is written alone, as it has not the scale of what stands beside it.
     """
 
     label: str
@@ -53,6 +55,7 @@ class Mark:
     run: int = 0
     signed: bool = False
     note: str = ""
+    drawn: bool = True
 
     @property
     def value(self) -> float:
@@ -112,11 +115,18 @@ class Row:
         label: of the row.
         note: smaller, beside it.
         marks: in a chart of dots one for each column, None where there is no number.
+        block: what it shares with the rows around it, in a chart of dots.
     """
 
     label: str
     note: str
     marks: tuple[Mark | None, ...]
+    block: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its label where no block stands above it."""
+        return f"{self.block}: {self.label}" if self.block else self.label
 
     @property
     def known(self) -> list[Mark]:
@@ -124,7 +134,7 @@ class Row:
 
     @property
     def spoken(self) -> str:
-        return f"{self.label}: " + "; ".join(mark.spoken for mark in self.known)
+        return f"{self.title}: " + "; ".join(mark.spoken for mark in self.known)
 
 
 @dataclass(frozen=True)
@@ -176,21 +186,21 @@ def without_empty(rows: Iterable[Row]) -> tuple[Row, ...]:
     if not known or len({len(row.marks) for row in known}) > 1:
         return tuple(known)
     kept = [number for number, column in enumerate(zip(*(row.marks for row in known), strict=True)) if any(column)]
-    return tuple(Row(row.label, row.note, tuple(row.marks[number] for number in kept)) for row in known)
+    return tuple(replace(row, marks=tuple(row.marks[number] for number in kept)) for row in known)
 
 
 def axis_of(rows: Sequence[Row], *, of_100: bool = False, signed: bool = False, at_least: float = 0.0) -> Axis:
     """A scale on which every value and bound of the rows has its place.
 
     Args:
-        rows: with at least one mark.
+        rows: with at least one mark that is drawn.
         of_100: from 0 to 100, whatever is reached.
         signed: around zero.
         at_least: how far it reaches in any case.
     """
     from matplotlib.ticker import MaxNLocator
 
-    measures = [mark.measure for row in rows for mark in row.known]
+    measures = [mark.measure for row in rows for mark in row.known if mark.drawn]
     low = min(min(m.low, m.value) for m in measures)
     high = max(max(m.high, m.value) for m in measures)
     low = min(low, -at_least) if signed else min(low, 0.0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from vtblender_nemo.evaluation.scores import Measure
+from vtblender_nemo.common.generalisation import DISTANCE, KNOWN, LEVEL, PROMPT, TASK
+from vtblender_nemo.evaluation.scores import AGREEMENT, DIFFERENCE, SHARE, Measure
 
-Role = Literal["model", "base", "twin", "blind", "other", "published"]
+Role = Literal["model", "base", "twin", "blind", "agreement", "other", "published"]
 
 TASKS = {
     "asr": "Speech recognition",
@@ -20,6 +21,7 @@ TASKS = {
     "instructions": "Unseen instructions",
     "paralinguistic": "Voices",
     "noise": "Silence and noise",
+    "generalisation": "Generalisation",
 }
 MEASURES = {
     "wer_percent": "WER",
@@ -30,6 +32,7 @@ MEASURES = {
     "rtfx": "RTFx",
     "f1_percent": "F1",
     "rouge_l_f1_percent": "ROUGE-L F1",
+    "judge_percent": "judge",
 }
 """Written otherwise than their names read."""
 OF_100 = frozenset({"bleu", "chrf", "comet"})
@@ -49,9 +52,19 @@ DIFFERENCES = {
     "no_text": "Text minus no text",
 }
 """What is taken from what, by the variant that is taken."""
-GROUP_KEYS = {"secs": "seconds of audio", "language": "language", "kind": "kind"}
+SHARES = {"text_twin": "in % of that with the transcript", "base": "in % of the base LLM's"}
+AGREEMENTS = {"text_twin": "agreement with its answers to the transcript", "base": "agreement with the base LLM"}
+"""What a model's own answers are held against, by variant."""
+GROUP_KEYS = {
+    "secs": "seconds of audio",
+    "language": "language",
+    "kind": "kind",
+    LEVEL: "what is new",
+    f"{LEVEL}/{DISTANCE}": "what is new and the distance of the wording",
+    DISTANCE: "distance of the wording",
+}
+LEVEL_TITLES = {KNOWN: "Trained wordings", PROMPT: "Unseen wordings", TASK: "Unseen tasks"}
 DURATION_KEY = "secs"
-DIFFERENCE = "minus_"
 TEXT_KIND, QUESTIONS_KIND = "text", "sqa"
 BASE, TEXT_TWIN, BLIND_PREFIX, NO_TEXT = "base", "text_twin", "no_", "no_text"
 BLIND_SHAPES = {"no_audio_silence": "blind", "no_audio_shuffle": "blind_square", NO_TEXT: "blind_triangle"}
@@ -91,6 +104,9 @@ def variant_title(variant: str, kind: str = TEXT_KIND) -> str:
     """Who or what gave the answers to a task; to speech the base LLM is deaf and reads the transcript."""
     if variant == BASE and kind != TEXT_KIND:
         return "base LLM with transcript"
+    for prefix, titles in ((SHARE, SHARES), (AGREEMENT, AGREEMENTS)):
+        if variant.startswith(prefix):
+            return titles.get(variant.removeprefix(prefix), words(variant))
     return VARIANTS.get(variant, words(variant))
 
 
@@ -103,6 +119,8 @@ def difference_title(variant: str, kind: str = TEXT_KIND) -> str:
 def role_of(variant: str) -> Role:
     """Decides the colour of a variant, the same all over the page."""
     roles: dict[str, Role] = {"": "model", BASE: "base", TEXT_TWIN: "twin"}
+    if variant.startswith((SHARE, AGREEMENT)):
+        return "model" if variant.startswith(SHARE) else "agreement"
     return roles.get(variant, "blind" if variant.startswith(BLIND_PREFIX) else "other")
 
 
@@ -112,10 +130,13 @@ def group_key(group: str) -> str:
 
 
 def group_title(group: str) -> str:
-    """`de` of `language=de`; a span of seconds gets its unit."""
+    """`de` of `language=de`; a span of seconds gets its unit, and what is new its name."""
     value = group.partition("=")[2]
     if group_key(group) == DURATION_KEY:
         return re.sub(r"(?<=\d)-(?=\d)", "–", value) + " s"
+    if group_key(group).partition("/")[0] == LEVEL:
+        level, *more = value.split("/")
+        return ", ".join([LEVEL_TITLES.get(level, words(level)), *map(words, more)])
     return words(value)
 
 

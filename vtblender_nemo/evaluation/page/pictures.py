@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 MARKERS = {"model": "o", "base": "D", "twin": "^", "other": "s", "published": "|"}
-MARKERS |= {"blind": "o", "blind_square": "s", "blind_triangle": "v"}
+MARKERS |= {"agreement": "X", "blind": "o", "blind_square": "s", "blind_triangle": "v"}
 LONGEST_LABEL = 48
 GREY, LIGHT = "#5F6670", "#E4E6EA"
 
@@ -91,13 +91,13 @@ def _draw_dots(axes: Axes, chart: Chart) -> None:
     shift = 0.22 if len(chart.columns) > 1 else 0.0
     for y, row in enumerate(chart.rows):
         for number, mark in enumerate(row.marks):
-            if mark is not None:
+            if mark is not None and mark.drawn:
                 at = y + shift * (number - (len(row.marks) - 1) / 2)
                 _whisker(axes, mark, at, horizontal=True, color=mark.color)
                 axes.plot(mark.value, at, **_marker(mark))
         if len(chart.columns) == 1:
             _number(axes, row.known[0], max(row.known[0].value, row.known[0].measure.high), y)
-    labels = [_plain(row.label or row.note) for row in chart.rows]
+    labels = [_plain(row.title or row.note) for row in chart.rows]
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(-0.6, len(labels) - 0.4)
     _across(axes, chart)
@@ -167,5 +167,7 @@ def _legend(figure: Figure, chart: Chart) -> None:
 
     if chart.form == "bars" or len(chart.legend) < 2:  # bars have their names beside them
         return
-    handles = [Line2D([], [], linestyle="", label=_plain(mark.label), **_marker(mark)) for mark in chart.legend]
+    handles = [
+        Line2D([], [], linestyle="", label=_plain(mark.label), **_marker(mark)) for mark in chart.legend if mark.drawn
+    ]
     figure.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 3), frameon=False, fontsize=9)

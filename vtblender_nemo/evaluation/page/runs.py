@@ -10,8 +10,8 @@ from typing import Any
 
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.evaluation.jsonl import read_rows
-from vtblender_nemo.evaluation.page.names import DIFFERENCE, group_key
-from vtblender_nemo.evaluation.scores import Measure, ScoreSheet, read_scores
+from vtblender_nemo.evaluation.page.names import group_key
+from vtblender_nemo.evaluation.scores import COMPARISONS, Measure, ScoreSheet, read_scores
 
 PREDICTIONS_FOLDER = "predictions"
 
@@ -59,8 +59,8 @@ class Run:
         return self.get(task, self.main[task], variant, group) if task in self.main else None
 
     def variants(self, task: str) -> list[str]:
-        """Ways in which a task was run, in the order of the file; differences are none."""
-        found = (m.variant for m in self.sheet.of_task(task) if not m.variant.startswith(DIFFERENCE))
+        """Ways in which a task was run, in the order of the file; comparisons of two are none."""
+        found = (m.variant for m in self.sheet.of_task(task) if not m.variant.startswith(COMPARISONS))
         return list(dict.fromkeys(found))
 
     def groups(self, task: str, measure: str) -> dict[str, list[str]]:

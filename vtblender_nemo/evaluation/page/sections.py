@@ -9,7 +9,6 @@ from vtblender_nemo.evaluation.page.charts import Axis, Chart, Mark, Row, axis_o
 from vtblender_nemo.evaluation.page.names import (
     BASE,
     BLIND_PREFIX,
-    DIFFERENCE,
     DURATION_KEY,
     GROUP_KEYS,
     TEXT_KIND,
@@ -27,7 +26,7 @@ from vtblender_nemo.evaluation.page.names import (
     words,
 )
 from vtblender_nemo.evaluation.page.runs import Run
-from vtblender_nemo.evaluation.scores import Better, Measure
+from vtblender_nemo.evaluation.scores import COMPARISONS, DIFFERENCE, Better, Measure
 
 TEXT_MARGIN, GAP_MARGIN = 1.0, 5.0
 """Points that text skills may lose against the base LLM, and that speech may lie behind its transcript: the project's goals."""
@@ -162,8 +161,8 @@ def _difference_rows(run: Run, task: str, variant: str) -> Iterator[Row]:
     if whole:
         note = _row_note(whole) + (", lower is better" if whole.better == "lower" else "")
         yield Row(task_title(task), note, (mark_of(whole, "difference"),))
-    for groups in run.groups(task, name).values():
-        for group in groups:
+    for key, groups in run.groups(task, name).items():
+        for group in groups if "/" not in key else ():  # groups of two keys have few items each
             measure = run.get(task, name, variant, group)
             if measure:
                 yield Row("", group_title(group), (mark_of(measure, "difference"),))
@@ -188,7 +187,7 @@ def _facts(run: Run, task: str) -> tuple[str, ...]:
         f"{count(number, 'item')} without an answer"
         + (f" ({variant_title(variant, run.kinds[task])})" if variant else "")
         for variant, number in failed.items()
-        if not variant.startswith(DIFFERENCE)
+        if not variant.startswith(COMPARISONS)
     ]
     if task in run.sheet.seconds:
         facts.append(f"{run.sheet.seconds[task]:,.0f} s")
@@ -198,7 +197,7 @@ def _facts(run: Run, task: str) -> tuple[str, ...]:
 def _details(run: Run, task: str) -> Details | None:
     whole = [measure for measure in run.sheet.of_task(task) if not measure.group]
     variants = list(dict.fromkeys(measure.variant for measure in whole))
-    variants.sort(key=lambda variant: (variant != "", variant.startswith(DIFFERENCE)))
+    variants.sort(key=lambda variant: (variant != "", variant.startswith(COMPARISONS)))
     names = list(dict.fromkeys(measure.measure for measure in whole))
     if len(names) < 2:  # the charts of all tasks hold it
         return None
@@ -234,7 +233,9 @@ def _group_charts(run: Run, task: str) -> Iterator[Chart]:
             first = rows[0].known[0].measure
             full = first.better == "higher" and is_of_100(name)
             title = f"{task_title(task)} by {GROUP_KEYS.get(key, words(key))}"
-            yield Chart(f"{task}_by_{key}", title, scale_of(first), "dots", rows, axis_of(rows, of_100=full))
+            yield Chart(
+                f"{task}_by_{key.replace('/', '_')}", title, scale_of(first), "dots", rows, axis_of(rows, of_100=full)
+            )
 
 
 def _items(run: Run, task: str, group: str) -> str:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vtblender_nemo.evaluation.page.charts import Axis, Mark, Row, axis_of
+from vtblender_nemo.evaluation.page.generalisation import worst_share
 from vtblender_nemo.evaluation.page.names import (
     BASE,
     BLIND_PREFIX,
-    DIFFERENCE,
     NO_TEXT,
     QUESTIONS_KIND,
     TEXT_KIND,
     TEXT_TWIN,
     count,
+    group_title,
     is_of_100,
     measure_title,
     task_title,
@@ -25,7 +26,7 @@ from vtblender_nemo.evaluation.page.names import (
 )
 from vtblender_nemo.evaluation.page.runs import Run
 from vtblender_nemo.evaluation.page.sections import GAP_MARGIN, TEXT_MARGIN, mark_of, mini_axis
-from vtblender_nemo.evaluation.scores import Measure
+from vtblender_nemo.evaluation.scores import AGREEMENT, DIFFERENCE, Measure
 
 Status = Literal["good", "open", "bad", "plain"]
 
@@ -63,7 +64,7 @@ class Verdict:
 
 def verdicts(run: Run) -> list[Verdict]:
     """The statements that a run's measures allow, the widest claim first."""
-    return [*_text(run), *_gap(run), *_listening(run), *_recognition(run)]
+    return [*_text(run), *_gap(run), *_generalisation(run), *_listening(run), *_recognition(run)]
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,24 @@ def _gain(measure: Measure) -> tuple[float, float, float]:
     if measure.better == "lower":
         return -measure.high, -measure.value, -measure.low
     return measure.low, measure.value, measure.high
+
+
+def _generalisation(run: Run) -> Iterator[Verdict]:
+    """Of what training has not, where speech costs most."""
+    if measure := worst_share(run):
+        mark, title = mark_of(measure), measure_title(measure.measure)
+        detail = f"{title} of speech in % of that with the transcript, {count(measure.items, 'item')}"
+        if agreement := run.main_of(measure.task, AGREEMENT + TEXT_TWIN, measure.group):
+            detail += f"; {title} of both answers {mark_of(agreement).written}"
+        yield Verdict(
+            group_title(measure.group),
+            "plain",
+            mark,
+            "% of the transcript",
+            detail,
+            axis=Axis(0.0, max(100.0, measure.high), (100.0,)),
+            place="generalisation",
+        )
 
 
 def _listening(run: Run) -> Iterator[Verdict]:

@@ -19,6 +19,7 @@ from vtblender_nemo.evaluation.page import published as published_figures
 from vtblender_nemo.evaluation.page.answers import Example, worst_examples
 from vtblender_nemo.evaluation.page.audio import Clip, clips
 from vtblender_nemo.evaluation.page.charts import ROLE_COLORS, RUN_COLORS, Chart
+from vtblender_nemo.evaluation.page.generalisation import generalisation_charts
 from vtblender_nemo.evaluation.page.names import measure_title, task_title
 from vtblender_nemo.evaluation.page.pictures import write_pictures
 from vtblender_nemo.evaluation.page.runs import Run, read_runs
@@ -122,6 +123,14 @@ def _sections(run: Run, rivals: Sequence[Run]) -> list[Section]:
             "What speech costs",
             "The same items twice: heard, and read as a transcript. What lies between is lost in hearing, not in thinking.",
             (*twin_charts(run), *gap_charts(run)),
+        ),
+        Section(
+            "generalisation",
+            "What was never asked in training",
+            "The same items heard and read. The score with the transcript is what can be hoped for: share tells how much of it "
+            "speech reaches, agreement how far both answers are the same, right or wrong. Unseen wordings ask for trained tasks; "
+            "near, middle and far tell how many words they have in common with the nearest trained wording.",
+            tuple(generalisation_charts(run, rivals)),
         ),
         Section(
             "blind",
