@@ -17,6 +17,7 @@ FLAGS = {
     **llms.LLM_FLAGS,
     "work.llm_fingerprint": "--model or --weights",
     "work.tasks": "--tasks or --hold-out",
+    "work.trained_on": "--trained-on",
     **{f"work.filters.{name}": f"--check-{name}" for name in ("refusals", "reading", "loops")},
 }
 """Flags by the job's settings, where their names differ, for errors."""
@@ -77,6 +78,15 @@ def main(
         str,
         _flag(_ASKED, "Tasks and wordings that are kept for tests, named in the same way; --tasks draws them then."),
     ] = "",
+    trained_on: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        _flag(
+            _ASKED,
+            "Makes rows for a test: the output folder, or its input_cfg.yaml, of the rows that are trained on; several by "
+            "repeating it. Every new row then tells its `generalisation` (known, prompt, task) and `wording_distance`.",
+            exists=True,
+        ),
+    ] = None,
     tasks_per_utterance: Annotated[int, _flag(_ASKED, "Different tasks a row.", min=1)] = 3,
     language: Annotated[
         str, _flag(_ASKED, "Of rows that have no source_lang; none is translated into its own.")
@@ -109,10 +119,18 @@ def main(
     python examples/synthesize_imitation.py --input data/asr/input_cfg.yaml --output-dir data/imitation \
       --model google/gemma-2b-it --tasks-per-utterance 4 --hold-out "sentiment,translate_nl,*/indirect"
     ```
+
+    and the test of all tasks and wordings on other speech, which tells what was held out and how far it lies from the rest:
+
+    ```
+    python examples/synthesize_imitation.py --input data/asr_test/input_cfg.yaml --output-dir data/imitation_test \
+      --model google/gemma-2b-it --tasks-per-utterance 4 --trained-on data/imitation
+    ```
     """
     from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
     from vtblender_nemo.synthesis.imitation.filters import FilterOptions
     from vtblender_nemo.synthesis.imitation.tasks import load_bank
+    from vtblender_nemo.synthesis.imitation.trained_rows import read_trained
     from vtblender_nemo.synthesis.imitation.work import Imitation, ImitationOptions, entry_of, fingerprint_of
     from vtblender_nemo.synthesis.inputs import open_speech
     from vtblender_nemo.synthesis.llm.clients import Decoding
@@ -143,7 +161,8 @@ def main(
         )
         kept = FilterOptions(refusals=check_refusals, reading=check_reading, loops=check_loops)
         rows = open_speech(input, tar)
-        work = Imitation(llm, fingerprint_of(model, base_url, weights), bank, asked, kept, seed)
+        trained = read_trained(trained_on) if trained_on else None
+        work = Imitation(llm, fingerprint_of(model, base_url, weights), bank, asked, kept, seed, trained)
         options = SynthesisOptions(
             seed=seed,
             rows_per_shard=rows_per_shard,

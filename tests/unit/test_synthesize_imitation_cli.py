@@ -209,5 +209,40 @@ def test_another_llm_or_another_choice_is_another_job(manifest, tmp_path, bank, 
     assert "--tasks or --hold-out (work.tasks.title.weight)" in chosen.output.replace("\n", " ")
 
 
+def test_rows_for_a_test_tell_how_far_they_lie_from_training(manifest, tmp_path, bank, gemma):
+    trained, output = tmp_path / "trained", tmp_path / "test"
+    with ChatServer(answers) as server:
+        asked = asking(server, gemma)
+        assert run(*flags_of(manifest, trained, bank, *asked, "--hold-out", "say_in_de,repeat/after")).exit_code == 0
+        flags = flags_of(manifest, output, bank, *asked, "--tasks-per-utterance", 3, "--trained-on", trained)
+        assert run(*flags).exit_code == 0
+        found = {row["prompt"]: (row["generalisation"], row["wording_distance"]) for row in rows_of(output)}
+        assert "generalisation" not in rows_of(trained)[0]
+        before = tree(output)
+        assert run(*flags).exit_code == 0
+        assert tree(output) == before
+        (trained / "shard_000000/manifest.jsonl").write_text('{"task": "title", "prompt": "Name it: {audio}"}\n')
+        changed = run(*flags)
+        without = run(*flags[:-2])
+    assert found == {
+        "Repeat: {audio}": ("known", 0.0),
+        "{audio} Again.": ("prompt", 1.0),
+        "Title: {audio}": ("known", 0.0),
+        "In German: {audio}": ("task", 1.0),
+    }
+    for result in (changed, without):
+        assert result.exit_code == 2
+        assert "--trained-on (work.trained_on)" in result.output.replace("\n", " ")
+
+
+def test_what_was_trained_on_has_to_be_rows_of_this_command(manifest, tmp_path, bank, gemma):
+    with ChatServer(answers) as server:
+        flags = flags_of(manifest, tmp_path / "out", bank, *asking(server, gemma), "--trained-on", tmp_path / "data")
+        result = run(*flags)
+        assert server.requests == []
+    assert result.exit_code == 2
+    assert "input_cfg.yaml: file of sources is missing" in result.output.replace("\n", " ")
+
+
 def test_help_shows_an_example():
     assert "python examples/synthesize_imitation.py --input" in run("--help").output

@@ -37,7 +37,12 @@ def _normalizer(language: str) -> Callable[[str], str]:
 
 def words(text: str, language: str) -> list[str]:
     """Words in lower case without punctuation; English numbers become digits, unspaced scripts single characters."""
-    return _TOKEN.findall(_normalizer(language)(text))
+    return plain_words(_normalizer(language)(text))
+
+
+def plain_words(text: str) -> list[str]:
+    """Words in lower case without punctuation, nothing else changed; unspaced scripts single characters."""
+    return _TOKEN.findall(text.lower())
 
 
 def content_words(found: Sequence[str], language: str) -> list[str]:

@@ -15,6 +15,7 @@ from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.llm_fingerprint import folder_fingerprint
 from vtblender_nemo.synthesis.imitation.filters import FilterOptions, judge
 from vtblender_nemo.synthesis.imitation.tasks import AUDIO, Drawn, TaskBank
+from vtblender_nemo.synthesis.imitation.wording_distance import Trained
 from vtblender_nemo.synthesis.llm.clients import LLM, LLMClient, Messages
 from vtblender_nemo.synthesis.transcripts import TranscriptOptions
 from vtblender_nemo.synthesis.work import InputRow, Made, Outcome, Refused, Work
@@ -49,6 +50,7 @@ class Imitation(Work):
         options: how much, and about which rows.
         filters: which answers are kept.
         seed: of what is drawn for a row.
+        trained: what was asked in training, where rows for a test tell how far they lie from it.
     """
 
     llm: LLM
@@ -57,6 +59,7 @@ class Imitation(Work):
     options: ImitationOptions = field(default_factory=ImitationOptions)
     filters: FilterOptions = field(default_factory=FilterOptions)
     seed: int = 0
+    trained: Trained | None = None
 
     def __post_init__(self) -> None:
         if self.options.tasks_per_utterance > len(self.bank.tasks):
@@ -77,6 +80,7 @@ class Imitation(Work):
             "options": asdict(self.options),
             "filters": asdict(self.filters),
             "seed": self.seed,
+            **({} if self.trained is None else {"trained_on": self.trained.digest}),
         }
 
     def open(self) -> ImitationWorker:
@@ -97,6 +101,12 @@ class ImitationWorker:
 
     def __init__(self, work: Imitation, client: LLMClient) -> None:
         self._work, self._client = work, client
+        trained = work.trained
+        self._marks = {
+            (task.name, prompt): {} if trained is None else trained.fields(task.name, prompt)
+            for task in work.bank.tasks
+            for prompt in task.wordings.values()
+        }
 
     def __call__(self, rows: Sequence[InputRow]) -> list[list[Outcome]]:
         """See `Worker`; a row that cannot be asked about is refused, and costs no other."""
@@ -147,6 +157,7 @@ class ImitationWorker:
             "task": drawn.task,
             "prompt": drawn.prompt,
             "answer": answer,
+            **self._marks[drawn.task, drawn.prompt],
             "provenance": provenance,
         }
 
