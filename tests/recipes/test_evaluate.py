@@ -30,6 +30,7 @@ def folder(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
         sf.write(folder / f"{number}.wav", models.speech(0.4 + 0.1 * number, number), models.SAMPLING_RATE)
         audio = {"type": "audio", "audio": f"{number}.wav"}
         custom = {"kind": "a" if number % 2 else "b", "transcript": f"number {number}"}
+        custom |= {"generalisation": ("known", "prompt", "task")[number % 3], "wording_distance": number / 6}
         messages = [{"role": "user", "content": [audio, {"type": "text", "text": "what?"}]}]
         spoken.append({"id": f"s{number}", "messages": messages, "reference": f"the {number}", "custom": custom})
         text = [{"role": "user", "content": f"say {number}"}]
@@ -41,6 +42,7 @@ def folder(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     tasks = {
         "asr": {"kind": "asr", **items},
         "sqa": {"kind": "sqa", "variants": ["text_twin", "no_audio_shuffle", "base"], **items},
+        "new": {"kind": "generalisation", **items},
         "noise": {"kind": "noise", "noise": {"secs": [0.5], "repeats": 1}, "max_new_tokens": 6},
         "text": {
             "kind": "text",
@@ -69,10 +71,13 @@ def test_everything_is_measured_and_reported_and_the_second_run_finds_it_done(fo
     sheet = read_scores(folder / "out")
     found = {(one.task, one.variant) for one in sheet.measures}
     assert {("asr", ""), ("noise", ""), ("sqa", "text_twin"), ("sqa", "minus_base"), ("text", "minus_base")} <= found
+    assert {("new", "agreement_with_text_twin"), ("new", "agreement_with_base")} <= found
+    assert "new, prompt" in first.stdout
     assert all(one.failed == 0 for one in sheet.measures)
     assert sheet.base
     page = (folder / "out/report.html").read_text()
     assert "<html" in page
+    assert "What was never asked in training" in page
     assert list((folder / "out/plots").glob("*.png"))
     predictions = {path.name for path in (folder / "out/predictions").glob("*.jsonl")}
     assert {

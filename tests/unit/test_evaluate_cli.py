@@ -111,6 +111,7 @@ def test_predictions_scores_and_report(folder, model, page):
         "trained_parameters": {"lora": 5},
     }
     assert (sheet.base, set(sheet.seconds)) == (None, {"asr", "qa"})
+    assert sheet.item_sets["asr"] == sheet.item_sets["qa"] != ""
     assert predictions(folder, "asr")[1] == {
         "id": "i2",
         "task": "asr",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.helpers.imitation import TRANSCRIPT, imitation_rows
 from tests.unit.test_evaluation_tasks import texts, write_items
 from vtblender_nemo.common.conversation import from_messages
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.evaluation.evaluate import item_set
 from vtblender_nemo.evaluation.groups import group_positions
-from vtblender_nemo.evaluation.items import Item
+from vtblender_nemo.evaluation.items import Item, read_items
 from vtblender_nemo.evaluation.score_table import show_scores
 from vtblender_nemo.evaluation.scores import Measure, ScoreSheet
 from vtblender_nemo.evaluation.tasks import Task, load_tasks
@@ -148,6 +150,18 @@ def test_the_recipe_reads_what_synthesis_makes(tmp_path):
     assert task.measures[0] == "rouge_l_f1_percent"
     with pytest.raises(ConfigError, match="expected --set items=VALUE"):
         load_tasks("generalisation")
+
+
+def test_two_models_were_asked_the_same_wherever_the_files_lie(tmp_path):
+    def digest(folder: str, **change: Any) -> str:
+        path = write_items(tmp_path / folder / "q.jsonl")
+        rows = [{**json.loads(line), **change} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return item_set(read_items(path))
+
+    assert digest("a") == digest("b")
+    messages = [{"role": "user", "content": "What?"}]
+    assert len({digest("a"), digest("a", reference="other"), digest("a", messages=messages)}) == 3
 
 
 # The table on the screen ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ WER = Measure("asr", "asr", "wer_percent", 2.5, 1.9, 3.2, 500, better="lower", s
 GAP = Measure(
     "sqa", "sqa", "f1_percent", -4.0, -6.0, -2.0, 90, failed=2, variant="minus_text_twin", group="language=de"
 )
-SHEET = ScoreSheet([WER, GAP], {"name": "m", "sha256": "ab"}, {"name": "base"}, "tiny", {"asr": 1.5})
+SHEET = ScoreSheet([WER, GAP], {"name": "m", "sha256": "ab"}, {"name": "base"}, "tiny", {"asr": 1.5}, {"asr": "0f"})
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -22,9 +22,17 @@ def test_what_is_written_is_read(tmp_path):
     assert read_scores(tmp_path / "out/scores.json") == SHEET
     assert read_scores(tmp_path / "out") == SHEET
     content = json.loads((tmp_path / "out/scores.json").read_text())
-    assert list(content) == ["format", "model", "base", "config", "seconds", "measures"]
+    assert list(content) == ["format", "model", "base", "config", "seconds", "item_sets", "measures"]
     assert content["format"] == 1
     assert content["measures"][1] == asdict(GAP)
+
+
+def test_sheets_of_earlier_versions_are_read(tmp_path):
+    write_scores(SHEET, tmp_path / "scores.json")
+    content = json.loads((tmp_path / "scores.json").read_text())
+    del content["item_sets"]
+    (tmp_path / "scores.json").write_text(json.dumps(content))
+    assert read_scores(tmp_path) == replace(SHEET, item_sets={})
 
 
 def test_places_and_tasks():

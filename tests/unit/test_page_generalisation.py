@@ -17,7 +17,7 @@ from vtblender_nemo.evaluation.page.pictures import draw
 from vtblender_nemo.evaluation.page.runs import Run
 from vtblender_nemo.evaluation.page.sections import gap_charts, twin_charts
 from vtblender_nemo.evaluation.page.verdicts import verdicts
-from vtblender_nemo.evaluation.scores import Measure, ScoreSheet
+from vtblender_nemo.evaluation.scores import Measure, ScoreSheet, write_scores
 
 VARIANTS = ("", "text_twin", "minus_text_twin", "share_of_text_twin", "agreement_with_text_twin")
 SCORES = {
@@ -139,6 +139,15 @@ def test_titles_of_comparisons():
     assert variant_title("share_of_base", "sqa") == "in % of the base LLM's"
     assert variant_title("agreement_with_text_twin", "sqa") == "agreement with its answers to the transcript"
     assert variant_title("share_of_no_text", "sqa") == "share of no text"
+
+
+def test_systems_that_were_asked_other_items_are_told(tmp_path):
+    for name, digest in (("a", "0a"), ("b", "0b"), ("c", "0a")):
+        sheet = ScoreSheet(measures(), {"name": name}, item_sets={"generalisation": digest})
+        write_scores(sheet, tmp_path / name / "scores.json")
+    page = Page(write_page(tmp_path / "a", [tmp_path / "b", tmp_path / "c"]).read_text(encoding="utf-8"))
+    assert "Generalisation of b was asked of other items" in page.text
+    assert "Generalisation of c" not in page.text
 
 
 def test_the_page_shows_every_number(tmp_path):

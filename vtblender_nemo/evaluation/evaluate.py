@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +88,7 @@ def evaluate_model(config: EvaluationConfig) -> ScoreSheet:
     sheet = replace(sheet, model=about, config=config.task_file)
     for task in tasks:
         measures, secs = _run_task(task, model, config, fingerprint, device_name(device))
-        sheet = _with_task(sheet, task.name, measures, secs)
+        sheet = _with_task(sheet, task, measures, secs)
         write_scores(sheet, config.output_dir / SCORES_FILE)
     from vtblender_nemo.evaluation.page.write import write_page
 
@@ -248,14 +249,25 @@ def _earlier(folder: Path, fingerprint: str) -> ScoreSheet:
     return sheet
 
 
-def _with_task(sheet: ScoreSheet, name: str, measures: Sequence[Measure], secs: float) -> ScoreSheet:
+def item_set(items: Sequence[Item]) -> str:
+    """A digest of what is asked, word by word, and of the right answers; where the files lie changes nothing."""
+    asked = [
+        [item.id, _asked(item.conversation.turns) if item.conversation is not None else None, item.reference]
+        for item in items
+    ]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+
+
+def _with_task(sheet: ScoreSheet, task: Task, measures: Sequence[Measure], secs: float) -> ScoreSheet:
     """The sheet with a task's measures in place of earlier ones, or behind those of the others."""
+    name = task.name
     order = dict.fromkeys([*(measure.task for measure in sheet.measures), name])
-    merged = [measure for task in order for measure in (measures if task == name else sheet.of_task(task))]
+    merged = [measure for one in order for measure in (measures if one == name else sheet.of_task(one))]
     has_base = any(measure.variant == BASE for measure in merged)
     return replace(
         sheet,
         measures=merged,
         base={"name": sheet.model.get("llm")} if has_base else None,
         seconds={**sheet.seconds, name: round(secs, 3)},
+        item_sets={**sheet.item_sets, **({name: item_set(task.sets[""])} if task.sets else {})},
     )

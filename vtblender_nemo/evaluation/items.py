@@ -5,8 +5,8 @@ One row of a test set, as JSON on one line; audio paths start from the folder of
     {"id": "sqa-17", "task": "sqa", "messages": [{"role": "user", "content": [{"type": "audio", "audio": "wav/17.wav"},
      {"type": "text", "text": "Where is Anna?"}]}], "reference": "In the park.", "custom": {"kind": "one_fact"}}
 
-`custom` is free but for two names: `kind` (scores are also reported by kind) and `transcript` (what the audios say: a
-text, or a list with one text per audio).
+`custom` is free but for some names: `kind` (scores are also reported by kind), `transcript` (what the audios say: a text, or
+a list with one text per audio), and of tasks of generalisation those in `common/generalisation.py`.
 """
 
 from __future__ import annotations

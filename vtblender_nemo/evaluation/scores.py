@@ -81,6 +81,7 @@ class ScoreSheet:
         base: the LLM that the model was built on, by name; None where it was not measured.
         config: path or name of the task file.
         seconds: by task, of generation, however many runs it took; of text tasks those of the last run, scoring included.
+        item_sets: by task, a digest of what was asked and of the right answers; two models of one digest were asked the same.
     """
 
     measures: Sequence[Measure]
@@ -88,6 +89,7 @@ class ScoreSheet:
     base: Mapping[str, Any] | None = None
     config: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    item_sets: Mapping[str, str] = field(default_factory=dict)
 
     def of_task(self, task: str) -> list[Measure]:
         """The measures of one task, in their order."""
@@ -111,7 +113,7 @@ def write_scores(sheet: ScoreSheet, path: str | Path) -> None:
     for task, seconds in sheet.seconds.items():
         _check_number(seconds, path, f"seconds.{task}")
     content = {"format": FORMAT, "model": dict(sheet.model), "base": sheet.base and dict(sheet.base)}
-    content |= {"config": sheet.config, "seconds": dict(sheet.seconds)}
+    content |= {"config": sheet.config, "seconds": dict(sheet.seconds), "item_sets": dict(sheet.item_sets)}
     write_json(content | {"measures": [asdict(measure) for measure in sheet.measures]}, path)
 
 
@@ -135,7 +137,8 @@ def read_scores(path: str | Path) -> ScoreSheet:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise DataError("scores of an unknown format", path=path, value=found, expected=f'"format": {FORMAT}')
-    kinds = {"measures": list, "model": dict, "seconds": dict, "config": str}
+    content.setdefault("item_sets", {})  # earlier versions wrote none
+    kinds = {"measures": list, "model": dict, "seconds": dict, "item_sets": dict, "config": str}
     for name, kind in kinds.items():
         if not isinstance(content.get(name), kind):
             expected = f"a JSON value of type {kind.__name__} at {name}"
@@ -143,7 +146,8 @@ def read_scores(path: str | Path) -> ScoreSheet:
     for task, seconds in content["seconds"].items():
         _check_number(seconds, path, f"seconds.{task}")
     measures = [_measure(row, path, f"measures[{number}]") for number, row in enumerate(content["measures"])]
-    return ScoreSheet(measures, content["model"], content.get("base"), content["config"], content["seconds"])
+    facts = (content[name] for name in ("config", "seconds", "item_sets"))
+    return ScoreSheet(measures, content["model"], content.get("base"), *facts)
 
 
 def _measure(row: Any, path: Path, place: str) -> Measure:

@@ -206,7 +206,10 @@ def _remarks(run: Run, rivals: Sequence[Run]) -> Iterator[str]:
     for rival in rivals:
         for task, name in run.main.items():
             own, other = run.main_of(task), rival.get(task, name)
-            if own and other and (own.signature, own.items) != (other.signature, other.items):
+            mine, theirs = (one.sheet.item_sets.get(task) for one in (run, rival))
+            if other and mine and theirs and mine != theirs:
+                yield f"{task_title(task)} of {rival.label} was asked of other items: the two do not compare."
+            elif own and other and (own.signature, own.items) != (other.signature, other.items):
                 yield f"{task_title(task)} of {rival.label} was scored otherwise ({other.signature}, {other.items} items)."
 
 
