@@ -136,8 +136,8 @@ def test_titles_of_groups(group, title):
 
 
 def test_titles_of_comparisons():
-    assert variant_title("share_of_base", "sqa") == "in % of the base LLM's"
-    assert variant_title("agreement_with_text_twin", "sqa") == "agreement with its answers to the transcript"
+    assert variant_title("share_of_base", "sqa") == "This model in % of base LLM with transcript"
+    assert variant_title("agreement_with_text_twin", "sqa") == "Agreement of speech and transcript"
     assert variant_title("share_of_no_text", "sqa") == "share of no text"
 
 

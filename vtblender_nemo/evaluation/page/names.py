@@ -52,8 +52,8 @@ DIFFERENCES = {
     "no_text": "Text minus no text",
 }
 """What is taken from what, by the variant that is taken."""
-SHARES = {"text_twin": "in % of that with the transcript", "base": "in % of the base LLM's"}
-AGREEMENTS = {"text_twin": "agreement with its answers to the transcript", "base": "agreement with the base LLM"}
+SHARES = {"text_twin": "Speech in % of transcript", "base": "This model in % of base LLM with transcript"}
+AGREEMENTS = {"text_twin": "Agreement of speech and transcript", "base": "Agreement with base LLM"}
 """What a model's own answers are held against, by variant."""
 GROUP_KEYS = {
     "secs": "seconds of audio",
