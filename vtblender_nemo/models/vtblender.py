@@ -87,6 +87,11 @@ class VTBlenderModel(ModelPT):
         return self.chat_format.tokenizer
 
     @property
+    def tokenizer_folder(self) -> Path:
+        """The LLM's own tokenizer as files, for as long as the model lives."""
+        return Path(self._tokenizer_dir.name)
+
+    @property
     def sampling_rate(self) -> int:
         """Hz of the waveforms that the encoder takes."""
         return self.perception.sampling_rate
@@ -327,7 +332,7 @@ class VTBlenderModel(ModelPT):
 
     def _load_tokenizer(self, restoring: bool) -> PreTrainedTokenizerBase:
         """From the LLM's folder, or from the archive's copy; either way its files become artifacts of the next `.nemo`."""
-        folder = Path(self._tokenizer_dir.name)
+        folder = self.tokenizer_folder
         if restoring:
             for key, name in self.cfg.tokenizer.names.items():
                 packed = str(self.cfg.tokenizer.files[key])

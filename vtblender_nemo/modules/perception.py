@@ -43,6 +43,8 @@ class Perception(AudioPerceptionModule):
         self.separator = nn.Parameter(torch.zeros(cfg.output_dim)) if cfg.get("separator", False) else None
         check_degree(cfg.recompute, "model.perception.recompute")
         for module in (self.encoder, self.modality_adapter):
+            if not isinstance(module, ConformerEncoder):
+                continue  # an adapter that passes its input on
             recompute_conformer(module, cfg.recompute)
             # Ranks hold audio of different lengths, or none: the encoder's own all-reduce of lengths would hang or crash.
             module.sync_max_audio_length = False
