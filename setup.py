@@ -65,7 +65,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
     "megatron": ["megatron-core>=0.16,<0.17"],
     "cuda": ["liger-kernel>=0.8,<0.9"],  # the loss as one kernel
-    "quant": ["bitsandbytes>=0.48,<1"],
+    "quant": ["bitsandbytes>=0.48,<1", "torchao>=0.18,<0.19"],
 }
 
 TESTED_EXTRAS = ["synthesis", "corpora", "ray", "eval", "embedding"]  # an extra is listed here from its first test on
