@@ -36,7 +36,7 @@ RULES: dict[str, set[str]] = {
     "training.optim": set(),
     "evaluation": {"models", "data", "evaluation.metrics", "evaluation.scores"},
     "export": {"models", "modules", "backbones", "evaluation.scores"},
-    "serving": {"models", "modules"},
+    "serving": {"models", "modules", "backbones"},
     "tiny": {"data", "synthesis", "evaluation.metrics", "training.optim"},
     "experiments": {"models", "data", "training", "evaluation", "tiny"},
 }

@@ -38,13 +38,22 @@ class Chooser:
     Args:
         stop_ids: ids that end an answer.
         min_new_tokens: answers do not end before.
+        generator: draws what is sampled; torch's own if None.
         sampling: `do_sample`, `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`,
             `no_repeat_ngram_size`; greedy if empty.
     """
 
-    def __init__(self, stop_ids: Sequence[int], *, min_new_tokens: int = 0, **sampling: Any) -> None:
+    def __init__(
+        self,
+        stop_ids: Sequence[int],
+        *,
+        min_new_tokens: int = 0,
+        generator: torch.Generator | None = None,
+        **sampling: Any,
+    ) -> None:
         self._stop_ids = list(stop_ids)
         self._min_new_tokens = min_new_tokens
+        self._generator = generator
         self.samples = bool(sampling.get("do_sample"))
         self._penalties, self._warpers = _penalties(sampling), _warpers(sampling) if self.samples else None
 
@@ -55,7 +64,8 @@ class Chooser:
             scores = scores.index_fill(1, torch.tensor(self._stop_ids, device=scores.device), float("-inf"))
         if self._warpers is None:
             return scores.argmax(-1)
-        return torch.multinomial(self._warpers(answered, scores.float()).softmax(-1), 1)[:, 0]
+        shares = self._warpers(answered, scores.float()).softmax(-1)
+        return torch.multinomial(shares, 1, generator=self._generator)[:, 0]
 
 
 def _penalties(sampling: Mapping[str, Any]) -> LogitsProcessorList:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
@@ -49,12 +50,32 @@ class GrowingLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._key_room, self._value_room = self.keys, self.values
+        self._hold(self.keys, self.values)
 
     def place_left_padded(self, lens: Sequence[int]) -> None:
         """One row (1, h, P, d) of conversations behind each other becomes (B, h, T, d), padded on the left."""
-        self.keys, self.values = (_left_padded(part, lens) for part in (self.keys, self.values))
-        self._key_room, self._value_room = self.keys, self.values
+        self._hold(*(_left_padded(part, lens) for part in (self.keys, self.values)))
+
+    def join(self, other: GrowingLayer) -> None:
+        """Takes the rows of another layer behind its own; the shorter ones get padding on the left."""
+        longest = max(self.keys.shape[-2], other.keys.shape[-2])
+        pairs = ((self.keys, other.keys), (self.values, other.values))
+        self._hold(*(torch.cat([_widened(part, longest) for part in pair]) for pair in pairs))
+
+    def part(self, row: int, start: int, end: int) -> GrowingLayer:
+        """A copy (1, h, end - start, d) of a row's positions."""
+        layer = GrowingLayer()
+        layer.lazy_initialization(self.keys, self.values)
+        layer._hold(*(part[row : row + 1, :, start:end].clone() for part in (self.keys, self.values)))
+        return layer
+
+    def forget_first(self, positions: int) -> None:
+        """Drops the first positions of all rows."""
+        self._hold(*(part[..., positions:, :].contiguous() for part in (self.keys, self.values)))
+
+    def _hold(self, keys: Tensor, values: Tensor) -> None:
+        self.keys = self._key_room = keys
+        self.values = self._value_room = values
 
 
 class GrowingCache(Cache):
@@ -72,6 +93,25 @@ class GrowingCache(Cache):
         """See `GrowingLayer.place_left_padded`."""
         for layer in self.layers:
             layer.place_left_padded(lens)
+
+    def join(self, other: GrowingCache) -> None:
+        """Takes the rows of another cache of the same LLM behind its own; shorter rows are padded on the left."""
+        if not self.layers:
+            self.layers = other.layers
+            return
+        for layer, more in zip(self.layers, other.layers, strict=True):
+            layer.join(more)
+
+    def part(self, row: int, start: int, end: int) -> GrowingCache:
+        """A copy of the positions `start` to before `end` of one row."""
+        cache = GrowingCache()
+        cache.layers = [layer.part(row, start, end) for layer in self.layers]
+        return cache
+
+    def forget_first(self, positions: int) -> None:
+        """Drops the first positions of all rows."""
+        for layer in self.layers:
+            layer.forget_first(positions)
 
     @property
     def bytes(self) -> int:
@@ -95,6 +135,11 @@ def _room(held: Tensor, positions: int) -> Tensor:
     room = held.new_empty(*held.shape[:-2], positions + max(positions // 4, _LEAST_GROWTH), held.shape[-1])
     room[..., : held.shape[-2], :] = held
     return room
+
+
+def _widened(rows: Tensor, positions: int) -> Tensor:
+    """(B, h, T, d) -> (B, h, positions, d), with zeros on the left."""
+    return torch.nn.functional.pad(rows, (0, 0, positions - rows.shape[-2], 0))
 
 
 def _left_padded(row: Tensor, lens: Sequence[int]) -> Tensor:

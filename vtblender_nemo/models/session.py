@@ -5,8 +5,7 @@ Shapes: P positions, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,25 +14,12 @@ from torch import Tensor
 from vtblender_nemo.backbones.decoding import Chooser, advance, decode
 from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
 from vtblender_nemo.backbones.transformers_llm import check_sampling
-from vtblender_nemo.common.audio import load_samples
-from vtblender_nemo.common.batch import pad_right
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Audio, Message, Text, Turn, from_messages
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.models.generation import answering, check_length, until_stop
+from vtblender_nemo.models.slots import Slot, common_slots, embed_slots, positions_of, read_slots
 from vtblender_nemo.models.speech_llm import SpeechLLM
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A token, or an audio with its frames, and how many positions it takes in the cache."""
-
-    token: int
-    audio: Audio | None = None
-    positions: int = 1
-
-    def is_like(self, other: _Slot) -> bool:
-        return self.token == other.token and self.audio is other.audio
 
 
 class Session:
@@ -67,12 +53,12 @@ class Session:
         self._model = model
         self._format = chat_format
         self._cache = GrowingCache()
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
 
     @property
     def positions(self) -> int:
         """How many positions the cache holds."""
-        return sum(slot.positions for slot in self._slots)
+        return positions_of(self._slots)
 
     @property
     def bytes(self) -> int:
@@ -107,10 +93,10 @@ class Session:
         return answer
 
     def _answer(self, turns: tuple[Turn, ...], max_new_tokens: int, sampling: dict[str, Any]) -> str:
-        wanted = list(self._read(turns))
-        kept = min(_common(self._slots, wanted), len(wanted) - 1)  # at least one position has to run
-        embeds, new = self._embed(wanted[kept:])
-        check_length(sum(slot.positions for slot in [*self._slots[:kept], *new]), max_new_tokens, self._model.llm)
+        wanted = list(read_slots(self._format, turns))
+        kept = min(common_slots(self._slots, wanted, _same_audio), len(wanted) - 1)  # at least one position has to run
+        ((embeds, new),) = embed_slots(self._model, [wanted[kept:]])
+        check_length(positions_of([*self._slots[:kept], *new]), max_new_tokens, self._model.llm)
         self._slots = self._slots[:kept]
         self._cache.crop_to(self.positions)
         try:
@@ -120,26 +106,8 @@ class Session:
             raise
         self._slots += new
         in_cache = self._cache.get_seq_length() - self.positions
-        self._slots += [_Slot(token) for token in ids[:in_cache]]
+        self._slots += [Slot(token) for token in ids[:in_cache]]
         return self._format.decode(until_stop(ids, self._format.stop_ids))
-
-    def _read(self, turns: Sequence[Turn]) -> Iterator[_Slot]:
-        audios = iter([audio for turn in turns for audio in turn.audios])
-        for token in self._format.encode(turns).ids:
-            yield _Slot(token, next(audios)) if token == self._format.audio_locator_id else _Slot(token)
-
-    def _embed(self, slots: Sequence[_Slot]) -> tuple[Tensor, list[_Slot]]:
-        """Slots as embeddings (P, H), and the slots with their number of positions."""
-        llm, perception = self._model.llm, self._model.perception
-        ids = torch.tensor([0 if slot.audio else slot.token for slot in slots], device=llm.device)
-        pieces = list(llm.embed(ids).split(1))
-        waves = [load_samples(slot.audio.cut, perception.sampling_rate) for slot in slots if slot.audio]
-        if waves:
-            frames, lens = perception.encode(*(part.to(llm.device) for part in pad_right(waves)))
-            of_audio = iter(frames.to(pieces[0].dtype).split(lens.tolist()))
-            pieces = [next(of_audio) if slot.audio else piece for slot, piece in zip(slots, pieces, strict=True)]
-        placed = [_Slot(slot.token, slot.audio, len(piece)) for slot, piece in zip(slots, pieces, strict=True)]
-        return torch.cat(pieces), placed
 
     def _continue(self, embeds: Tensor, max_new_tokens: int, sampling: dict[str, Any]) -> list[int]:
         llm, stop_ids = self._model.llm, self._format.stop_ids
@@ -153,9 +121,5 @@ class Session:
             ].tolist()
 
 
-def _common(held: Sequence[_Slot], wanted: Sequence[_Slot]) -> int:
-    """How many slots are alike at the head of both."""
-    for number, (one, other) in enumerate(zip(held, wanted, strict=False)):
-        if not one.is_like(other):
-            return number
-    return min(len(held), len(wanted))
+def _same_audio(one: Audio | None, other: Audio | None) -> bool:
+    return one is other
