@@ -62,13 +62,13 @@ EXTRAS = {
     "embedding": ["sentence-transformers>=5.2,<7"],  # for embedding_similarity_percent
     "lmms": ["lmms_eval[audio]>=0.7,<0.8"],
     "slurm": ["hydra-submitit-launcher>=1.2,<1.3"],
-    "serve": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1"],
+    "serve": ["fastapi>=0.115,<1", "prometheus_client>=0.21,<1", "python-multipart>=0.0.20,<1", "uvicorn>=0.30,<1"],
     "megatron": ["megatron-core>=0.16,<0.17"],
     "cuda": ["liger-kernel>=0.8,<0.9"],  # the loss as one kernel
     "quant": ["bitsandbytes>=0.48,<1", "torchao>=0.18,<0.19"],
 }
 
-TESTED_EXTRAS = ["synthesis", "corpora", "ray", "eval", "embedding"]  # an extra is listed here from its first test on
+TESTED_EXTRAS = ["synthesis", "corpora", "ray", "eval", "embedding", "serve"]  # an extra is listed here from its first test on
 
 TEST_TOOLS = [
     "hypothesis>=6.100,<7",
@@ -90,7 +90,12 @@ setup(
     package_dir={"vtblender_nemo.conf": "conf"},
     package_data={
         "vtblender_nemo.conf": [f"**/*.{kind}" for kind in ("yaml", "md", "jsonl", "json", "txt", "csv")],
-        "vtblender_nemo": ["evaluation/judge.yaml", "evaluation/page/templates/*", "evaluation/text/tasks/*.yaml"],
+        "vtblender_nemo": [
+            "evaluation/judge.yaml",
+            "evaluation/page/templates/*",
+            "evaluation/text/tasks/*.yaml",
+            "serving/page/*",
+        ],
     },
     entry_points={"lmms_eval.models": ["vtblender = vtblender_nemo.evaluation.lmms:manifests"]},
     install_requires=REQUIRED,
