@@ -76,6 +76,7 @@ TEST_TOOLS = [
     "nemo_text_processing>=1.1,<2",  # of the extra tts all that our tests use; the rest needs a C++ compiler
     "pytest>=8,<10",
     "ruff>=0.14,<1",
+    "selenium>=4.25,<5",
 ]
 
 setup(

@@ -117,6 +117,30 @@ def model_config(llm: Path, canary: Path, **overrides: Any) -> DictConfig:
     return OmegaConf.merge(base, OmegaConf.create(small), OmegaConf.create(overrides))
 
 
+def with_loud_lora(model: Any) -> Any:
+    """The model with LoRA that is not zero."""
+    generator = torch.Generator().manual_seed(5)
+    for name, weight in model.llm.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3, generator=generator)
+    return model
+
+
+def talking_model(directory: Path) -> Any:
+    """A `VTBlenderModel` of random weights whose answers are letters that depend on all that it hears and reads."""
+    from vtblender_nemo import VTBlenderModel
+
+    config = model_config(talking_llm_folder(directory), canary_file(directory))
+    return with_loud_lora(VTBlenderModel(config).eval())
+
+
+def most_answered(model: Any, audio: dict[str, Any], new_tokens: int) -> str:
+    """A text that, with the audio behind it, a model of random weights has much to say to."""
+    texts = ["hello", "what is said?", "go on", "tell me more", "and then", "good day"]
+    answers = model.generate([[user(text, audio)] for text in texts], new_tokens)
+    return max(zip(answers, texts, strict=True), key=lambda pair: len(pair[0]))[1]
+
+
 def speech(secs: float, seed: int = 0) -> np.ndarray:
     """Noise that a model can take for speech, float32 (S,)."""
     return (np.random.default_rng(seed).standard_normal(int(SAMPLING_RATE * secs)) * 0.1).astype(np.float32)

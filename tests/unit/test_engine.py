@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.models import assistant, audio_part, llm_folder, model_config, talking_llm_folder, user
+from tests.helpers.models import assistant, audio_part, llm_folder, model_config, talking_model, user, with_loud_lora
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.conversation import Turn, from_messages
 from vtblender_nemo.common.errors import ConfigError, DataError
@@ -43,19 +43,9 @@ def turns(chat: list[dict[str, Any]]) -> tuple[Turn, ...]:
     return from_messages(chat).turns
 
 
-def loud(model: VTBlenderModel) -> VTBlenderModel:
-    """With LoRA that is not zero."""
-    generator = torch.Generator().manual_seed(5)
-    for name, weight in model.llm.named_parameters():
-        if ".lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.3, generator=generator)
-    return model
-
-
 @pytest.fixture(scope="module")
-def model(canary: Path, tmp_path_factory: pytest.TempPathFactory) -> VTBlenderModel:
-    folder = talking_llm_folder(tmp_path_factory.mktemp("talking"))
-    return loud(VTBlenderModel(model_config(folder, canary)).eval())
+def model(tmp_path_factory: pytest.TempPathFactory) -> VTBlenderModel:
+    return talking_model(tmp_path_factory.mktemp("talking"))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +93,7 @@ def submitted(engine: Engine, chats: list[list[dict[str, Any]]], sampling: Sampl
 def test_answers_are_those_of_the_model_alone(canary: Path, tmp_path: Path, family: str) -> None:
     """With fewer rows than requests, so that they join answers of all lengths that are in the making."""
     window = {"sliding_window": 16} if family in ("gemma2", "gemma3") else {}
-    model = loud(VTBlenderModel(model_config(llm_folder(tmp_path, family, **window), canary)).eval())
+    model = with_loud_lora(VTBlenderModel(model_config(llm_folder(tmp_path, family, **window), canary)).eval())
     wanted = [model.generate([chat], max_new_tokens=NEW)[0] for chat in CHATS]
     engine = Engine(model, EngineConfig(max_rows=2))
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +11,7 @@ import openai
 import pytest
 import torch
 
-from tests.helpers.models import audio_part, model_config, speech, talking_llm_folder, user
+from tests.helpers.models import audio_part, most_answered, speech, talking_model, user
 from tests.helpers.serving import input_audio, served, wav_bytes
 from tests.unit.test_serving_uploads import HOSTILE
 from vtblender_nemo import VTBlenderModel
@@ -30,13 +29,8 @@ WAV = wav_bytes(speech(0.9, 1), subtype="FLOAT")
 
 
 @pytest.fixture(scope="module")
-def model(canary: Path, tmp_path_factory: pytest.TempPathFactory) -> VTBlenderModel:
-    model = VTBlenderModel(model_config(talking_llm_folder(tmp_path_factory.mktemp("talking")), canary)).eval()
-    generator = torch.Generator().manual_seed(5)
-    for name, weight in model.llm.named_parameters():
-        if ".lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.3, generator=generator)
-    return model
+def model(tmp_path_factory: pytest.TempPathFactory) -> VTBlenderModel:
+    return talking_model(tmp_path_factory.mktemp("talking"))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +54,7 @@ def client(address: str) -> openai.OpenAI:
 @pytest.fixture(scope="module")
 def talk(model: VTBlenderModel) -> list[Any]:
     """Parts of a message whose answer is long."""
-    texts = ["hello", "what is said?", "go on", "tell me more", "and then", "good day"]
-    answers = model.generate([[user(text, audio_part(0.9, 1))] for text in texts], NEW)
-    return [max(zip(answers, texts, strict=True), key=lambda pair: len(pair[0]))[1], input_audio(WAV)]
+    return [most_answered(model, audio_part(0.9, 1), NEW), input_audio(WAV)]
 
 
 def asked(*parts: Any, **more: Any) -> dict[str, Any]:

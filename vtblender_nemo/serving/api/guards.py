@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 
 from starlette.datastructures import Headers
@@ -13,6 +14,8 @@ from vtblender_nemo.serving.api.problems import problem
 _OPEN = ("/", "/health")
 _OPEN_FOLDER = "/page/"
 """Paths that need no key: they tell nothing and cost nothing."""
+_FOR_BROWSERS = "/report"
+"""A page that a link leads to: browsers ask for the key by themselves, as a password to any name."""
 
 
 class KeyGuard:
@@ -24,19 +27,25 @@ class KeyGuard:
     """
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
-        self._app = app
-        self._wanted = None if key is None else f"Bearer {key}".encode()
+        self._app, self._key = app, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _is_open(scope["path"]) or self._shows_key(scope):
             await self._app(scope, receive, send)
             return
-        refusal = problem(401, "wrong or missing API key", {"WWW-Authenticate": "Bearer"})
-        await refusal(scope, receive, send)
+        asks = 'Basic realm="the key is the password"' if scope["path"] == _FOR_BROWSERS else "Bearer"
+        await problem(401, "wrong or missing API key", {"WWW-Authenticate": asks})(scope, receive, send)
 
     def _shows_key(self, scope: Scope) -> bool:
-        shown = Headers(scope=scope).get("authorization", "").encode("latin-1")
-        return self._wanted is None or hmac.compare_digest(shown, self._wanted)
+        kind, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
+        if kind.lower() == "basic" and scope["path"] == _FOR_BROWSERS:
+            try:
+                shown = base64.b64decode(shown, validate=True).decode("latin-1").partition(":")[2]
+            except ValueError:
+                return False
+        elif kind.lower() != "bearer":
+            shown = ""
+        return self._key is None or hmac.compare_digest(shown.encode("latin-1"), self._key.encode())
 
 
 def _is_open(path: str) -> bool:

@@ -188,7 +188,7 @@ async function greet() {
     return;
   }
   $("model").textContent = (await response.json()).data[0].id;
-  $("report").hidden = !(await fetch("report", { method: "HEAD" })).ok;
+  $("report").hidden = !(await fetch("report", { method: "HEAD", headers: headers() })).ok;
 }
 
 $("key").onchange = greet;
