@@ -13,8 +13,19 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 @app.command()
 def main(
     model: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The model, a .nemo file.")],
-    manifest: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Rows to be answered, JSONL.")],
-    output: Annotated[Path, typer.Option(help="Where the rows with their predictions go, JSONL.")],
+    input: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            "--manifest",
+            exists=True,
+            help="What is to be answered: rows (JSONL), a folder of audio files, a folder of Lhotse shar, Lhotse cuts, or "
+            "a YAML file of sources.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Where the rows with their predictions go: .jsonl, or .json for one list.")
+    ],
     prompt: Annotated[
         Optional[str],  # noqa: UP045 (Typer reads it at run time)
         typer.Option(
@@ -31,9 +42,16 @@ def main(
             "itself, and the answers are joined: for transcribing or translating long recordings.",
         ),
     ] = None,
+    subtitles: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(file_okay=False, help="Folder for an SRT file of every recording; goes with --part-secs, as 8."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, each with a model of its own; they share the GPUs.")
+    ] = 1,
     device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
-    r"""Answers every row of a manifest.
+    r"""Answers every row of a manifest, or every audio of a folder.
 
     A row holds `audio_filepath` (relative to the manifest's folder, or absolute; with `offset` and `duration` in
     seconds a part of the file), or `messages`, a conversation that ends with a user turn. The output has the same rows
@@ -53,28 +71,44 @@ def main(
     (each on one line) this writes the words of `calls/hello.wav` and an answer to the question about `calls/fact.wav`:
 
     ```
-    python examples/generate_vtb.py --model results/vtb_tiny/vtb_tiny.nemo \
-      --manifest calls/in.jsonl --output out.jsonl
+    python examples/generate_vtb.py --model results/vtb_tiny/vtb_tiny.nemo --input calls/in.jsonl --output out.jsonl
+    ```
+
+    and this transcribes all recordings below `calls/`, with subtitles, by two processes:
+
+    ```
+    python examples/generate_vtb.py --model results/vtb_tiny/vtb_tiny.nemo --input calls --output out.jsonl \
+      --part-secs 8 --subtitles calls_srt --workers 2
     ```
     """
-    from vtblender_nemo.common.errors import VTBlenderError
-    from vtblender_nemo.evaluation.manifest import (
-        TRANSCRIPTION_PROMPT,
-        answer_manifest,
-        check_paths,
-        file_id,
-        read_manifest,
-    )
+    from vtblender_nemo.common.errors import ConfigError, VTBlenderError
+    from vtblender_nemo.evaluation.answer_inputs import read_inputs
+    from vtblender_nemo.evaluation.answer_workers import AnswerJob, answer_inputs, check_workers
+    from vtblender_nemo.evaluation.manifest import TRANSCRIPTION_PROMPT, answer_manifest, check_paths, file_id
     from vtblender_nemo.evaluation.runner import Decoding
     from vtblender_nemo.models.loading import load_model, pick_device
 
     try:
-        check_paths(manifest, output)
-        rows = read_manifest(manifest, prompt=TRANSCRIPTION_PROMPT if prompt is None else prompt)
-        options = {} if part_secs is None else {"part_secs": part_secs}
-        decoding = Decoding(max_new_tokens=max_new_tokens, batch_size=batch_size, options=options)
-        loaded = load_model(model, pick_device(device))
-        written = answer_manifest(loaded, rows, output, decoding=decoding, model_id=file_id(model))
+        if subtitles is not None and part_secs is None:
+            raise ConfigError("subtitles need parts to be timed by", knob="--part-secs, as 8")
+        check_paths(input, output)
+        asked = TRANSCRIPTION_PROMPT if prompt is None else prompt
+        rows = read_inputs(input, prompt=asked)
+        check_workers(workers, len(rows))
+        decoding = Decoding(max_new_tokens=max_new_tokens, batch_size=batch_size)
+        if workers > 1:
+            job = AnswerJob(model, input, output, asked, decoding, device, part_secs, subtitles, workers)
+            written = answer_inputs(job, rows)
+        else:
+            written = answer_manifest(
+                load_model(model, pick_device(device)),
+                rows,
+                output,
+                decoding=decoding,
+                model_id=file_id(model),
+                part_secs=part_secs,
+                subtitle_dir=subtitles,
+            )
     except VTBlenderError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

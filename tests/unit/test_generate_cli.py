@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile as sf
 from typer.testing import CliRunner, Result
 
-from tests.helpers.listener import Listener, write_tone
+from tests.helpers.listener import RATE, Listener, write_tone
 from vtblender_nemo.models import loading
 
 SCRIPT = Path(__file__).parents[2] / "examples/generate_vtb.py"
@@ -199,12 +201,82 @@ def test_help_is_quick_and_shows_an_example():
     assert "python examples/generate_vtb.py --model" in result.stdout
 
 
-def test_long_audio_is_parted_if_asked_for(folder, model, monkeypatch):
-    seen = []
-    generate = model.generate
-    monkeypatch.setattr(
-        model, "generate", lambda *args, **kwargs: seen.append(kwargs.pop("part_secs")) or generate(*args, **kwargs)
+def test_long_audio_is_asked_about_part_by_part(folder, model):
+    """Three loudnesses with silence between, parted there."""
+    samples = np.concatenate([np.full(int(1.9 * RATE), 0.1 * n, np.float32) for n in (1, 2, 3)])
+    for pause in (1.8, 3.7):
+        samples[int(pause * RATE) : int((pause + 0.1) * RATE)] = 0
+    sf.write(folder / "data/wav/long.wav", samples, RATE, subtype="FLOAT")
+    rows = [
+        {"audio_filepath": "wav/long.wav"},
+        {"audio_filepath": "wav/a.wav"},
+        {"messages": [{"role": "user", "content": "hi"}]},
+    ]
+    flags = ("--part-secs", "2", "--subtitles", str(folder / "srt"))
+    result = run(folder, *rows, flags=flags)
+    assert result.exit_code == 0, result.output
+    long, short, text = rows_of(folder)
+    assert long["prediction"] == "Transcribe: heard 10 Transcribe: heard 20 Transcribe: heard 30"
+    assert [one["text"] for one in long["segments"]] == [f"Transcribe: heard {10 * n}" for n in (1, 2, 3)]
+    times = [(one["start"], one["end"]) for one in long["segments"]]
+    assert times[0][0] == 0
+    assert times[-1][1] == pytest.approx(5.7, abs=1e-3)
+    assert (
+        [end for _, end in times[:-1]]
+        == [start for start, _ in times[1:]]
+        == [pytest.approx(1.85, abs=0.05), pytest.approx(3.75, abs=0.05)]
     )
-    assert run(folder, {"audio_filepath": "wav/a.wav"}, flags=("--part-secs", "30")).exit_code == 0
-    assert seen == [30.0]
-    assert run(folder, {"audio_filepath": "wav/a.wav"}, flags=("--part-secs", "1")).exit_code == 2
+    assert short["segments"] == [{"start": 0.0, "end": 1.0, "text": "Transcribe: heard 10"}]
+    assert text["prediction"] == "hi"
+    assert sorted(path.name for path in (folder / "srt").iterdir()) == ["wav_a.srt", "wav_long.srt"]
+    first = (folder / "srt/wav_long.srt").read_text().splitlines()[:3]
+    assert first == ["1", f"00:00:00,000 --> 00:00:01,{round(times[0][1] * 1000) - 1000}", "Transcribe: heard 10"]
+    assert run(folder, rows[0], flags=("--part-secs", "1")).exit_code == 2
+    assert "parts to be timed by" in run(folder, rows[0], flags=("--subtitles", "x")).output
+
+
+def generate(folder: Path, source: Path, *flags: str, output: str = "out/out.jsonl") -> Result:
+    spec = importlib.util.spec_from_file_location("generate_vtb", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    paths = ["--model", folder / "model.nemo", "--input", source, "--output", folder / output]
+    return CliRunner().invoke(script.app, [*map(str, paths), *flags])
+
+
+def test_a_folder_of_audio_is_answered_in_the_order_of_names(folder, model):
+    write_tone(folder / "data/wav/more/c.FLAC", 30)
+    (folder / "data/wav/notes.txt").write_text("no audio")
+    (folder / "data/wav/broken.wav").write_text("no audio")
+    assert generate(folder, folder / "data/wav", output="out/out.json").exit_code == 1
+    rows = json.loads((folder / "out/out.json").read_text())
+    assert [row["audio_filepath"] for row in rows] == ["a.wav", "b.wav", "broken.wav", "more/c.FLAC"]
+    assert [row["prediction"] for row in rows] == [
+        "Transcribe: heard 10",
+        "Transcribe: heard 20",
+        None,
+        "Transcribe: heard 30",
+    ]
+    result = generate(folder, folder / "out")
+    assert result.exit_code == 2
+    assert "no audio in the folder" in result.output
+
+
+def test_sources_without_transcripts_are_answered(folder, model):
+    """NeMo manifests by a YAML file, Lhotse cuts, and Lhotse shar."""
+    from lhotse import CutSet, Recording
+
+    files = [folder / f"data/wav/{name}.wav" for name in "ab"]
+    cuts = CutSet.from_cuts([Recording.from_file(path).to_cut().with_id(path.stem) for path in files])
+    cuts.to_file(folder / "cuts.jsonl.gz")
+    (folder / "shar").mkdir()
+    cuts.to_shar(folder / "shar", fields={"recording": "wav"})
+    rows = [{"audio_filepath": "wav/a.wav", "duration": 1.0}, {"audio_filepath": "wav/b.wav", "duration": 2.0}]
+    (folder / "data/nemo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"- {{type: nemo, manifest_filepath: {folder / 'data/nemo.jsonl'}, prompts: [x]}}\n"
+    (folder / "sources.yaml").write_text(source)
+    for source in ("cuts.jsonl.gz", "shar", "sources.yaml"):
+        result = generate(folder, folder / source)
+        assert result.exit_code == 0, result.output
+        rows = rows_of(folder)
+        assert [row["prediction"] for row in rows] == ["Transcribe: heard 10", "Transcribe: heard 20"], source
+        assert not any(name.startswith("_") for row in rows for name in row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,18 @@ class Journal:
 
     Args:
         path: the file, made at the first prediction; None keeps nothing.
+        also: further journals that are read, not written.
 
     Raises:
-        DataError: the file is no journal.
+        DataError: a file is no journal.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, also: Sequence[Path] = ()) -> None:
         self.path = path
         self._kept: dict[str, Kept] = {}
-        if path is not None and path.exists():
-            self._read(path)
+        for one in (*also, *([path] if path is not None else [])):
+            if one.exists():
+                self._read(one)
 
     def get(self, key: str) -> str | None:
         """The prediction of a key."""
@@ -80,7 +82,8 @@ class Journal:
 
     def _read(self, path: Path) -> None:
         lines = path.read_bytes().split(b"\n")
-        if unfinished := lines.pop():  # what was being written when the last run was stopped
+        unfinished = lines.pop()  # what was being written when the last run was stopped
+        if unfinished and path == self.path:
             with path.open("r+b") as file:
                 file.truncate(path.stat().st_size - len(unfinished))
         for number, line in enumerate(lines, start=1):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.files import write_json, write_text
+from vtblender_nemo.common.subtitles import Segment, subtitles
 from vtblender_nemo.data.rows import Row
+from vtblender_nemo.evaluation.answer_parts import part_items
 from vtblender_nemo.evaluation.items import Item, conversation_to_answer
 from vtblender_nemo.evaluation.journal import Journal
 from vtblender_nemo.evaluation.jsonl import read_rows, write_rows
@@ -61,6 +65,12 @@ def read_manifest(path: Path, *, prompt: str = TRANSCRIPTION_PROMPT) -> list[Man
     return [_item_of(line, row, prompt) for line, row in enumerate(read_rows(path), start=1)]
 
 
+def read_manifest_rows(rows: Sequence[Mapping[str, Any]], folder: Path, prompt: str) -> list[ManifestRow]:
+    """Rows as those of a manifest that lies in a folder."""
+    place = folder / "rows"
+    return [_item_of(line, Row(dict(row), place, line), prompt) for line, row in enumerate(rows, start=1)]
+
+
 def answer_manifest(
     model: Answerer,
     rows: list[ManifestRow],
@@ -68,21 +78,107 @@ def answer_manifest(
     *,
     decoding: Decoding = Decoding(),
     model_id: str = "",
+    part_secs: float | None = None,
+    subtitle_dir: Path | None = None,
     progress: bool = True,
 ) -> Written:
     """Writes the rows in their order, each with `prediction`, or with `prediction` null and `error`.
 
     The output appears when all is done. What is done before a stop is kept beside it (`.OUTPUT.journal`) for the next
     run of the same model and rows, as it is when rows failed, so that only those are tried again.
+
+    Args:
+        model: answers.
+        rows: to be answered.
+        output: JSONL; or JSON, one list, where its name ends so.
+        decoding: batch sizes and limits.
+        model_id: names the model in the journal.
+        part_secs: longer audio is asked about part by part; rows then have `segments`, with the seconds of each part.
+        subtitle_dir: gets an SRT file of every row with audio.
+        progress: show a bar.
     """
-    journal = Journal(output.with_name(f".{output.name}.journal"))
-    items = [row.item for row in rows]
-    answers = predict(model, items, decoding=decoding, journal=journal, model_id=model_id, progress=progress)
-    write_rows((_output_row(row.row, answer) for row, answer in zip(rows, answers, strict=True)), output)
-    failed = sum(answer.text is None for answer in answers)
-    if not failed:
-        journal.remove()
-    return Written(len(rows), failed)
+    journal = Journal(journal_of(output), also=journals_of(output))
+    answers = answer_rows(
+        model, rows, journal, decoding=decoding, model_id=model_id, part_secs=part_secs, progress=progress
+    )
+    written = write_answers(rows, answers, output, with_segments=part_secs is not None, subtitle_dir=subtitle_dir)
+    if not written.failed:
+        remove_journals(output)
+    return written
+
+
+def journal_of(output: Path, worker: int | None = None) -> Path:
+    """Where answers are kept until all are there: one file, or one for each worker."""
+    return output.with_name(f".{output.name}.journal" + ("" if worker is None else f".{worker}"))
+
+
+def journals_of(output: Path) -> list[Path]:
+    """All such files that there are, whoever made them."""
+    return sorted(output.parent.glob(f"{journal_of(output).name}*"))
+
+
+def remove_journals(output: Path) -> None:
+    """To be called when all is answered and written."""
+    for path in journals_of(output):
+        path.unlink()
+
+
+RowAnswer: TypeAlias = tuple[Prediction, list[Segment]]
+"""The answer to a row, and to each part of its audio; no parts where it failed."""
+
+
+def answer_rows(
+    model: Answerer,
+    rows: Sequence[ManifestRow],
+    journal: Journal,
+    *,
+    decoding: Decoding,
+    model_id: str,
+    part_secs: float | None,
+    progress: bool,
+    title: str = "generate",
+) -> list[RowAnswer]:
+    """The answers to rows, in their order."""
+    parts = part_items([row.item for row in rows], part_secs, model.sampling_rate)
+    answers = predict(
+        model, parts.items, decoding=decoding, journal=journal, model_id=model_id, progress=progress, title=title
+    )
+    return parts.join(answers)
+
+
+def write_answers(
+    rows: Sequence[ManifestRow],
+    answers: Sequence[RowAnswer],
+    output: Path,
+    *,
+    with_segments: bool,
+    subtitle_dir: Path | None,
+) -> Written:
+    """Writes rows with their answers, whole or not at all, and subtitles."""
+    written = [
+        _output_row(row.row, answer, segments if with_segments else [])
+        for row, (answer, segments) in zip(rows, answers, strict=True)
+    ]
+    if subtitle_dir is not None:
+        for name, (_, segments) in zip(_names(rows), answers, strict=True):
+            if name and segments:
+                write_text(subtitles(segments, "srt"), subtitle_dir / f"{name}.srt")
+    if output.suffix == ".json":
+        write_json(written, output)
+    else:
+        write_rows(written, output)
+    return Written(len(rows), sum(answer.text is None for answer, _ in answers))
+
+
+def _names(rows: Sequence[ManifestRow]) -> list[str]:
+    """A file's name for every row with audio; the row's number is part of it where two would have the same."""
+    stems = []
+    for row in rows:
+        path = row.row.get("audio_filepath") or row.row.get("id") or row.item.id
+        has_audio = row.item.conversation is not None and row.item.conversation.audios
+        stems.append(re.sub(r"[^\w.-]+", "_", str(Path(str(path)).with_suffix(""))).strip("_.") if has_audio else "")
+    twice = {stem for stem in stems if stems.count(stem) > 1}
+    return [f"{stem}_{number}" if stem in twice and stem else stem for number, stem in enumerate(stems, 1)]
 
 
 def file_id(path: Path) -> str:
@@ -113,6 +209,8 @@ def _messages(row: Mapping[str, Any], prompt: str) -> Any:
     return [{"role": "user", "content": [{"type": "text", "text": prompt}, audio]}]
 
 
-def _output_row(row: Mapping[str, Any], answer: Prediction) -> dict[str, Any]:
-    kept = {name: value for name, value in row.items() if name not in ("prediction", "error")}
-    return kept | {"prediction": answer.text} | ({"error": answer.error} if answer.text is None else {})
+def _output_row(row: Mapping[str, Any], answer: Prediction, segments: Sequence[Segment]) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if name not in ("prediction", "error", "segments")}
+    timed = [{"start": round(one.start_secs, 3), "end": round(one.end_secs, 3), "text": one.text} for one in segments]
+    made = {"prediction": answer.text} | ({"segments": timed} if timed else {})
+    return kept | made | ({"error": answer.error} if answer.text is None else {})

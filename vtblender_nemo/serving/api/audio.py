@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn
 from vtblender_nemo.common.errors import DataError
+from vtblender_nemo.common.subtitles import Segment, subtitles
 from vtblender_nemo.models.long_audio import split_long_audio
 from vtblender_nemo.serving.api.answers import ClientLeft, Pieces
 from vtblender_nemo.serving.api.state import ServerState, state_of
@@ -25,21 +25,6 @@ router = APIRouter()
 Format = Literal["json", "text", "verbose_json", "srt", "vtt"]
 _TIMED: Sequence[Format] = ("verbose_json", "srt", "vtt")
 _PARTS_AT_ONCE = 4  # so that an hour of speech leaves room for others
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What is said in a part of a recording.
-
-    Attributes:
-        start_secs: of the part.
-        end_secs: of the part.
-        text: its words.
-    """
-
-    start_secs: float
-    end_secs: float
-    text: str
 
 
 @router.post("/v1/audio/transcriptions")
@@ -140,22 +125,3 @@ def written(segments: Sequence[Segment], form: Format, duration_secs: float, lan
     if form == "text":
         return PlainTextResponse(text + "\n")
     return PlainTextResponse(subtitles(segments, form))
-
-
-def subtitles(segments: Sequence[Segment], form: Literal["srt", "vtt"]) -> str:
-    """Segments that say something, as SubRip or WebVTT."""
-    mark = "," if form == "srt" else "."
-    blocks = [] if form == "srt" else ["WEBVTT\n"]
-    said = [segment for segment in segments if segment.text]
-    for number, one in enumerate(said, 1):
-        head = f"{number}\n" if form == "srt" else ""
-        times = f"{_clock(one.start_secs, mark)} --> {_clock(one.end_secs, mark)}"
-        blocks.append(f"{head}{times}\n{one.text}\n")
-    return "\n".join(blocks)
-
-
-def _clock(secs: float, mark: str) -> str:
-    millis = round(secs * 1000)
-    hours, rest = divmod(millis, 3_600_000)
-    minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{mark}{rest % 1000:03d}"
