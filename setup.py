@@ -69,7 +69,14 @@ EXTRAS = {
     "quant": ["bitsandbytes>=0.48,<1", "torchao>=0.18,<0.19"],
 }
 
-TESTED_EXTRAS = ["synthesis", "corpora", "ray", "eval", "embedding", "serve"]  # an extra is listed here from its first test on
+TESTED_EXTRAS = [
+    "synthesis",
+    "corpora",
+    "ray",
+    "eval",
+    "embedding",
+    "serve",
+]  # an extra is listed here from its first test on
 
 TEST_TOOLS = [
     "hypothesis>=6.100,<7",

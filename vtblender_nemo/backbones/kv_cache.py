@@ -81,6 +81,8 @@ class GrowingLayer(DynamicLayer):
 class GrowingCache(Cache):
     """Keys and values of all layers."""
 
+    layers: list[GrowingLayer]
+
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=GrowingLayer)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+_HASHED_AT_ONCE = 1 << 22
 
 
 def write_text(text: str, path: Path) -> None:
@@ -27,3 +30,12 @@ def write_bytes(content: bytes, path: Path) -> None:
 def write_json(value: Any, path: Path) -> None:
     """Writes one indented JSON value."""
     write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASHED_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vtblender_nemo.common.conversation import Audio, Turn
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.files import file_sha256
 from vtblender_nemo.evaluation.items import Item
 from vtblender_nemo.evaluation.journal import Journal
 from vtblender_nemo.evaluation.jsonl import write_rows
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions"
-_HASHED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,6 @@ def describe(model: VTBlenderModel, path: Path) -> dict[str, Any]:
         "asr": model.cfg.pretrained_asr,
         "trained_parameters": model.trained_parameters(),
     }
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASHED_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.common.files import write_json, write_text
@@ -20,6 +20,12 @@ from vtblender_nemo.evaluation.runner import Answerer, Decoding, Prediction, pre
 
 TRANSCRIPTION_PROMPT = "Transcribe:"
 """The default prompt; the audio follows it. One of the wordings that the embedded default is trained with."""
+
+
+class Listener(Answerer, Protocol):
+    """An answerer that tells at which rate (Hz) it hears."""
+
+    sampling_rate: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def read_manifest_rows(rows: Sequence[Mapping[str, Any]], folder: Path, prompt: 
 
 
 def answer_manifest(
-    model: Answerer,
+    model: Listener,
     rows: list[ManifestRow],
     output: Path,
     *,
@@ -128,7 +134,7 @@ RowAnswer: TypeAlias = tuple[Prediction, list[Segment]]
 
 
 def answer_rows(
-    model: Answerer,
+    model: Listener,
     rows: Sequence[ManifestRow],
     journal: Journal,
     *,

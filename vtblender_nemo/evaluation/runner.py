@@ -32,7 +32,6 @@ class Answerer(Protocol):
     """What is evaluated: a `VTBlenderModel`, or anything else that answers conversations."""
 
     token_equivalent_duration: float
-    sampling_rate: int
 
     def generate(self, conversations: list[Conversation], *, max_new_tokens: int, **options: Any) -> list[str]: ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.files import file_sha256
 from vtblender_nemo.evaluation.scores import ScoreSheet, read_scores
 
 FACTS = "facts.json"
@@ -104,7 +104,7 @@ def _read_licenses(path: Path) -> dict[str, str]:
 
 def _read_scores(folder: Path, model_path: Path) -> ScoreSheet:
     sheet = read_scores(folder)
-    measured, found = sheet.model.get("sha256"), _sha256(model_path)
+    measured, found = sheet.model.get("sha256"), file_sha256(model_path)
     if measured != found:
         raise DataError(
             "the scores are another model's",
@@ -114,11 +114,3 @@ def _read_scores(folder: Path, model_path: Path) -> ScoreSheet:
             knob="--evaluation",
         )
     return sheet
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

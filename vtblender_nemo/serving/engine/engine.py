@@ -202,15 +202,15 @@ class Engine:
             self._running.advance()
 
     def _admit(self) -> None:
-        prompts = []
+        prompts: list[Prompt] = []
         while (request := self._next(len(prompts))) is not None:
             try:
                 prompts.append(self._prompt(request))
             except VTBlenderError as error:
                 _tell(request, Failed(error))
         usable, failed = embed_prompts(self.model.speech_llm, prompts)
-        for row, error in failed.items():
-            _tell(row.request, Failed(error))
+        for row, problem in failed.items():
+            _tell(row.request, Failed(problem))
         for read in run_prompts(self.model.speech_llm, self._fitting(usable)):
             self._running.join(read.rows, read.hidden, read.mask, read.cache)
 
