@@ -205,6 +205,22 @@ def test_a_blend_draws_anew_at_every_visit_and_the_same_after_a_rebuild(tmp_path
     assert [blend.rebuild(example.source, example.position).length for example in drawn] == lengths
 
 
+def test_a_group_is_interleaved_as_it_says_but_for_sources_that_say_otherwise(tmp_path):
+    write_ramp(tmp_path / "r.wav")
+    path = write_jsonl(tmp_path / "m.jsonl", [row()])
+    entries = [{"type": "nemo", "name": name, "manifest_filepath": path, "prompts": PROMPTS} for name in "abc"]
+    inner = {"type": "group", "input_cfg": entries[1:2]}
+    never = {**entries[2], "interleave": {"prob": 0.0}}
+    groups = [{"type": "group", "interleave": ALWAYS, "input_cfg": [entries[0], inner, never]}]
+    opened = {one.source.name: one.source for one in read_sources(groups, sampling_rate=RATE)}
+    shares = {
+        name: sum(one.custom["transcript"] != [WORDS] for one in reads(source)) / 30 for name, source in opened.items()
+    }
+    assert shares == {"a": 1.0, "b": 1.0, "c": 0.0}
+    (whole,) = read_sources([{"type": "group", "input_cfg": entries[:1]}], sampling_rate=RATE)
+    assert whole.source.config.interleave is None
+
+
 def test_rows_that_cannot_be_interleaved_are_counted_and_listed(tmp_path):
     write_ramp(tmp_path / "r.wav")
     path = write_jsonl(tmp_path / "m.jsonl", [row(), row(id="b", alignment=TIMES[:2]), row(id="c", text="zero one")])

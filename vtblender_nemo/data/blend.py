@@ -162,7 +162,7 @@ def read_sources(
     Raises:
         ConfigError: an unknown type or key, missing files, weights for some siblings only, or a name used twice.
     """
-    weighted = _read_level(input_cfg, 1.0, {}, sampling_rate, temperature, place)
+    weighted = _read_level(input_cfg, 1.0, {}, {}, sampling_rate, temperature, place)
     twice = [name for name, count in Counter(entry.source.name for entry in weighted).items() if count > 1]
     if twice:
         raise ConfigError(
@@ -172,17 +172,27 @@ def read_sources(
 
 
 def _read_level(
-    input_cfg: Any, share: float, tags: dict[str, Any], sampling_rate: int, temperature: float, place: str
+    input_cfg: Any,
+    share: float,
+    tags: dict[str, Any],
+    given: dict[str, Any],
+    sampling_rate: int,
+    temperature: float,
+    place: str,
 ) -> list[Weighted]:
+    """The sources of one list; `tags` and other keys that were `given` to the group that holds it are theirs, too."""
     entries = read_input_cfg(input_cfg, place)
     groups: list[list[Weighted]] = []
     for number, entry in enumerate(entries):
         where, own = f"{place}[{number}]", mapping(entry.get("tags", {}), f"{place}[{number}].tags")
-        entry = {**entry, "tags": {**tags, **own}}
+        entry = {**given, **entry, "tags": {**tags, **own}}
         if entry.get("type") == "group":
             config = read_config(SourceConfig, entry, where)
             inner = temperature if config.temperature is None else config.temperature
-            groups.append(_read_level(config.input_cfg, 1.0, config.tags, sampling_rate, inner, f"{where}.input_cfg"))
+            passed = {} if config.interleave is None else {"interleave": config.interleave}
+            groups.append(
+                _read_level(config.input_cfg, 1.0, config.tags, passed, sampling_rate, inner, f"{where}.input_cfg")
+            )
         else:
             groups.append([Weighted(make_source(entry, sampling_rate, where), 1.0)])
     weights = _weights(entries, groups, place)

@@ -53,7 +53,8 @@ class SourceConfig:
     audio_position: str = "after"
     """Where the audio stands in a wording without `{audio}`: before, after or random."""
     interleave: Any = None
-    """Spans of the transcript as text in place of their speech, for rows with an `alignment`; see `InterleaveConfig`."""
+    """Spans of the transcript as text in place of their speech, for rows with an `alignment`; see `InterleaveConfig`. That of a
+    `group` is that of all its sources which have none of their own."""
     shard_window: int = 16
     """Shards of a tarred or shar source that are read together: fewer is more local, more shuffles better."""
     llm_fingerprint: str | None = None
