@@ -13,6 +13,8 @@ from tests.helpers.imitation import batch_of, imitated
 from tests.helpers.models import assistant, model_config, user
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.conversation import from_messages
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.training.optim import build_optimizer
 
 CONF = Path(__file__).parents[2] / "conf"
 HEARD = [imitated("a", 0.7, "good morning", "greeting"), imitated("b", 1.1, "good night", "farewell")]
@@ -37,8 +39,23 @@ def test_the_choices() -> None:
     assert mtbi.model.perception.freeze_encoder
     assert joint.model == base.model
     assert composed("vtb_3b", "+trained=adapter").model.lora is None
-    given = OmegaConf.merge(base, {"model": {"lora": None, "perception": {"freeze_encoder": True}}})
-    assert mtbi.model == given.model
+    untrained = {"encoder": None, "lora": None}
+    given = {
+        "lora": None,
+        "perception": {"freeze_encoder": True},
+        "optim": {"lr_scale": untrained, "muon_lr": untrained},
+    }
+    assert mtbi.model == OmegaConf.merge(OmegaConf.to_container(base), {"model": given}).model
+
+
+def test_rates_of_parts_that_are_not_trained_do_not_count(adapter_only: VTBlenderModel) -> None:
+    optim = {"lr": 0.1, "betas": [0.9, 0.98], "weight_decay": 0.0}
+    scales = {"lr_scale": {"projection": 0.5, "encoder": None}, "muon_lr": {"encoder": None, "modality_adapter": 0.01}}
+    optimizer = build_optimizer(adapter_only.trainable_parts(), OmegaConf.create({**optim, **scales}))
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"modality_adapter.muon": 0.01, "modality_adapter": 0.1, "projection": 0.05}
+    with pytest.raises(ConfigError, match="lr_scale names parts that are not trained"):
+        build_optimizer(adapter_only.trainable_parts(), OmegaConf.create({**optim, "lr_scale": {"encoder": 0.5}}))
 
 
 def test_adapter_and_projection_alone_get_gradients(adapter_only: VTBlenderModel) -> None:

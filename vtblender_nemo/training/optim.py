@@ -51,21 +51,21 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
     Args:
         parts: trainable parameters with their names, by part of the model.
         cfg: `model.optim`: `lr`, `betas`, `weight_decay`, `lr_scale` (part -> factor on `lr`, default 1) and `muon_lr` (part ->
-            learning rate of Muon on the 2-D weights of its layers; empty for plain AdamW).
+            learning rate of Muon on the 2-D weights of its layers; empty for plain AdamW). A part with null is as one that is
+            not named.
 
     Raises:
         ConfigError: `lr_scale` or `muon_lr` name a part that has no trainable parameters, or torch is too old for Muon.
     """
-    for knob in ("lr_scale", "muon_lr"):
-        unknown = set(cfg.get(knob) or {}) - set(parts)
-        if unknown:
+    lr_scale, muon_lr = (_given(cfg.get(knob)) for knob in ("lr_scale", "muon_lr"))
+    for knob, values in (("lr_scale", lr_scale), ("muon_lr", muon_lr)):
+        if unknown := values.keys() - set(parts):
             raise ConfigError(
                 f"{knob} names parts that are not trained",
                 value=sorted(unknown),
                 expected=f"some of {', '.join(parts)}",
                 knob=f"model.optim.{knob}",
             )
-    muon_lr, lr_scale = cfg.get("muon_lr") or {}, cfg.get("lr_scale") or {}
     muon_groups, adamw_groups = [], []
     for part, named in parts.items():
         matrices = [weight for name, weight in named if part in muon_lr and _is_layer_matrix(name, weight)]
@@ -81,6 +81,10 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
         return adamw
     muon = _muon_class()(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
     return CombinedOptimizer([muon, adamw])
+
+
+def _given(by_part: Mapping[str, float | None] | None) -> dict[str, float]:
+    return {part: value for part, value in (by_part or {}).items() if value is not None}
 
 
 def build_scheduler(optimizer: Optimizer, cfg: DictConfig, max_steps: int) -> dict[str, Any]:
