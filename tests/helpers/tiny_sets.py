@@ -27,7 +27,7 @@ CONTENT = ContentConfig(
 CONFIG = TinyConfig(
     seed=3,
     content=CONTENT,
-    sets=SetsConfig(60, 60, 60, 60, 60, 60, 60, 300),
+    sets=SetsConfig(60, 60, 60, 60, 60, 60, 60, 300, 60),
 )
 
 

@@ -47,6 +47,14 @@ def test_a_stage_that_was_stopped_is_not_reused_but_its_scratch_is(tmp_path):
     assert not (stage.scratch / "checkpoint").exists()
 
 
+def test_a_stage_that_goes_on_keeps_what_is_half_made_of_the_same_settings(tmp_path):
+    for size, kept in ((3, False), (3, True), (9, False)):
+        stage = Stage(tmp_path, "thing", {"size": size})
+        stage.begin(goes_on=True)
+        assert stage.partial.exists() == kept
+        stage.partial.write_text("half")
+
+
 def test_a_stage_whose_file_was_deleted_is_made_anew(tmp_path):
     stage = Stage(tmp_path, "thing", {})
     make(stage)

@@ -22,7 +22,7 @@ from vtblender_nemo.tiny.world import prepare
 
 logger = logging.getLogger(__name__)
 
-_TAKEN_OVER = ("content", "tokenizer", "llm", "encoder.nemo")
+_TAKEN_OVER = ("content", "tokenizer", "llm", "encoder.nemo", "imitation")
 """What one world may have of another. Making a world looks at the settings of each, and makes anew what does not fit."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from vtblender_nemo.common.errors import ConfigError
 
@@ -49,6 +49,7 @@ class SetsConfig:
         spoken_requests: test items of spoken sums and spoken instructions.
         voices: test items about the voices themselves.
         voice_rows: training rows about them, for `conf/vtb_tiny_voices.yaml`.
+        generalisation: test items of what imitation teaches, of new wordings, and of tasks that it holds out, in equal parts.
     """
 
     multi_turn: int = 150
@@ -59,6 +60,7 @@ class SetsConfig:
     spoken_requests: int = 100
     voices: int = 150
     voice_rows: int = 4000
+    generalisation: int = 300
 
 
 ENGINES = ("espeak", "flite")
@@ -202,6 +204,22 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class ImitationConfig:
+    """What the language model answers about transcripts of training speech, of the tasks in `conf/prompts/imitation_tiny.yaml`.
+
+    Attributes:
+        tasks_per_utterance: different tasks for every transcript.
+        hold_out: tasks and wordings that are kept for tests, as `task` or `task/wording` with * for any letters.
+    """
+
+    tasks_per_utterance: int = 3
+    hold_out: tuple[str, ...] = (
+        *("json", "count", "last_word"),
+        *("repeat/say_again", "translate_*/say_it", "upper/in", "*/new_*"),
+    )
+
+
+@dataclass(frozen=True)
 class TinyConfig:
     """The whole tiny world.
 
@@ -215,6 +233,7 @@ class TinyConfig:
         checkpoint_secs: seconds between the checkpoints from which a stopped training continues.
         real_items: NeMo manifest of real recordings that become the test `real_digits` and are never trained on; null for none.
         alignments: whether training rows tell when each word is said, as espeak-ng reports it; null for no.
+        imitation: answers of the language model as one more source, `imitation`; null for none.
     """
 
     seed: int = 0
@@ -226,6 +245,7 @@ class TinyConfig:
     checkpoint_secs: float = 60.0
     real_items: str | None = None
     alignments: bool | None = None
+    imitation: ImitationConfig | None = None
 
     def __post_init__(self) -> None:
         for kind in ("accents", "variants"):
@@ -272,8 +292,14 @@ def _fill(mapping: Mapping[str, Any], kind: type[T], prefix: str) -> T:
         if key not in hints:
             knob = f"{prefix}.{key}"
             raise ConfigError(f"unknown key {knob}", expected=f"one of {', '.join(hints)}", knob=knob)
-        if is_dataclass(hints[key]):
-            values[key] = _fill(value, hints[key], f"{prefix}.{key}")
+        section = _section(hints[key])
+        if section is not None and isinstance(value, Mapping):
+            values[key] = _fill(value, section, f"{prefix}.{key}")
         else:
             values[key] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def _section(hint: Any) -> type | None:
+    """The dataclass that a key holds, or may hold; None for a plain value."""
+    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and isinstance(kind, type)), None)

@@ -1,8 +1,8 @@
-"""The two trainings of the tiny world as processes: `python -m vtblender_nemo.tiny.jobs llm|encoder
-FOLDER SCRATCH OUTPUT`.
+"""The two trainings of the tiny world, and the answers to be imitated, as processes: `python -m vtblender_nemo.tiny.jobs
+llm|encoder|imitation FOLDER SCRATCH OUTPUT`.
 
 Each reads the config that `world.prepare` left in the world's folder, continues from its checkpoint if there is one,
-and leaves the finished model and a `result.json` behind.
+and leaves what it made and a `result.json` behind.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -27,6 +28,7 @@ from vtblender_nemo.tiny import llm
 from vtblender_nemo.tiny.chats import Chat, ChatMaker
 from vtblender_nemo.tiny.config import TinyConfig, config_from
 from vtblender_nemo.tiny.heard import NOISE_FOLDER, Listener, Warp, heard_features
+from vtblender_nemo.tiny.imitation import answer_transcripts
 from vtblender_nemo.tiny.optim import muon_and_adamw
 from vtblender_nemo.tiny.sources import hold_out_for
 from vtblender_nemo.tiny.stages import say
@@ -78,6 +80,13 @@ def train_language_model(directory: Path, scratch: Path, output: Path) -> None:
     say(f"accuracy on held-out text {result['accuracy']:.1f}")
     llm.save_model(model, tokenizer, output)
     result |= {"loss": loss, "parameters": sum(weights.numel() for weights in model.parameters())}
+    (scratch / RESULT_NAME).write_text(json.dumps(result))
+
+
+def imitate(directory: Path, scratch: Path, output: Path) -> None:
+    """Has the language model answer about transcripts, as `imitation.answer_transcripts`."""
+    os.chdir(directory)
+    result = answer_transcripts(read_config(directory), output)
     (scratch / RESULT_NAME).write_text(json.dumps(result))
 
 
@@ -247,4 +256,6 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     _end_with_parent()
     torch.set_num_threads(1)
-    {"llm": train_language_model, "encoder": train_encoder}[sys.argv[1]](*map(Path, sys.argv[2:5]))
+    {"llm": train_language_model, "encoder": train_encoder, "imitation": imitate}[sys.argv[1]](
+        *map(Path, sys.argv[2:5])
+    )

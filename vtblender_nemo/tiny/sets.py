@@ -10,7 +10,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vtblender_nemo.tiny.config import TinyConfig
+from vtblender_nemo.tiny.config import ImitationConfig, TinyConfig
+from vtblender_nemo.tiny.generalisation import SET as GENERALISATION
+from vtblender_nemo.tiny.generalisation import generalisation, validation_items
 from vtblender_nemo.tiny.items import Item
 from vtblender_nemo.tiny.novel import novel_formats, novel_tasks, novel_wordings, spoken_requests
 from vtblender_nemo.tiny.set_speech import SetMaker, SetSpeech
@@ -27,7 +29,7 @@ _MAKERS: Mapping[str, Callable[[SetMaker, int], list[Item]]] = {
     "several_turns": several_turns,
     "spoken_requests": spoken_requests,
 }
-SETS: tuple[str, ...] = (*_MAKERS, "voices")
+SETS: tuple[str, ...] = (*_MAKERS, "voices", GENERALISATION)
 """Names of the sets; each has its size in `tiny.sets`."""
 
 
@@ -37,11 +39,13 @@ class SetsPlan:
 
     Attributes:
         tests: items by set.
+        validations: the same for scores while training.
         voice_rows: training rows about voices.
         utterances: speech that only these need.
     """
 
     tests: dict[str, list[Item]]
+    validations: dict[str, list[Item]]
     voice_rows: list[Item]
     utterances: list[Spoken]
 
@@ -58,14 +62,20 @@ def plan_sets(
         utterances: all speech that was planned before.
 
     Raises:
-        ConfigError: the world has too few held-out facts for a set.
+        ConfigError: the world has too few held-out facts for a set, or imitation holds out what there is not.
     """
-    spoken = [one for one in utterances if one.name.startswith("test_")]
+    spoken, validated = (
+        [one for one in utterances if one.name.startswith(f"{split}_")] for split in ("test", "validation")
+    )
     speech = SetSpeech(config, spoken)
     makers = {name: SetMaker(name, held_out, speech, random.Random(f"{name}-{config.seed}")) for name in SETS}
     tests = {name: _numbered(make(makers[name], getattr(config.sets, name))) for name, make in _MAKERS.items()}
     tests["voices"] = voice_items(makers["voices"], spoken, config.voices.accents, config.sets.voices)
-    return SetsPlan(tests, voice_rows(training, config.sets.voice_rows, config.seed), speech.utterances)
+    imitation = config.imitation or ImitationConfig()
+    items = generalisation(makers[GENERALISATION], config.sets.generalisation, imitation)
+    tests[GENERALISATION] = _numbered(items)
+    validations = {GENERALISATION: validation_items(imitation, held_out, validated, config.content.validation_items)}
+    return SetsPlan(tests, validations, voice_rows(training, config.sets.voice_rows, config.seed), speech.utterances)
 
 
 def _numbered(items: Sequence[Item]) -> list[Item]:

@@ -89,19 +89,32 @@ SUM_WORDINGS = {
 LARGEST_SUMMAND = 10
 
 
-def _first_words(fact: Fact, n: int) -> str:
-    return " ".join(fact.sentence().en.rstrip(".").split()[:n])
-
-
 _ANSWERS: dict[str, Callable[[Fact], str]] = {
     "repeat": lambda fact: fact.sentence().en,
     "translate_de": lambda fact: fact.sentence().de,
     "translate_es": lambda fact: fact.sentence().es,
     "upper": lambda fact: fact.sentence().en.upper(),
     "json": lambda fact: json.dumps(fact.summary()),
-    "count": lambda fact: capitalised(lexicon.COUNTING[len(fact.sentence().en.split())]),
-    "last_word": lambda fact: capitalised(fact.sentence().en.rstrip(".").split()[-1]),
+    "count": lambda fact: capitalised(lexicon.COUNTING[len(_words(fact))]),
+    "last_word": lambda fact: capitalised(_words(fact)[-1]),
+    "first_two_words": lambda fact: " ".join(_words(fact)[:2]),
+    "first_three_words": lambda fact: " ".join(_words(fact)[:3]),
+    "sort": lambda fact: sorted_digits(fact).sentence().en,
 }
+
+
+def _words(fact: Fact) -> list[str]:
+    return fact.sentence().en.rstrip(".").split()
+
+
+def answer_to(task: str, fact: Fact) -> str:
+    """What is right to answer about a stated fact.
+
+    Args:
+        task: a skill; `first_two_words` or `first_three_words` in place of `first_words`.
+        fact: what is stated; a sortable one for `sort`.
+    """
+    return _ANSWERS[task](fact)
 
 
 def instruct(
@@ -119,11 +132,9 @@ def instruct(
     text = wording.text
     if skill == "first_words":
         n = rng.choice((2, 3))
-        text, answer = text.format(n=lexicon.COUNTING[n]), _first_words(fact, n)
-    elif skill == "sort":
-        answer = sorted_digits(fact).sentence().en
+        text, answer = text.format(n=lexicon.COUNTING[n]), answer_to(f"first_{lexicon.COUNTING[n]}_words", fact)
     else:
-        answer = _ANSWERS[skill](fact)
+        answer = answer_to(skill, fact)
     instruction, statement = Part(text, "instruction"), Part(fact.sentence().en, "fact")
     return Exchange(skill, (instruction, statement) if wording.leads else (statement, instruction), answer)
 

@@ -111,6 +111,7 @@ def plan_world(config: TinyConfig) -> WorldPlan:
         plan.utterances += split_speech.utterances
     sets = plan_sets(config, plan.held_out, [one.speech for one in plan.spoken_facts], plan.utterances)
     plan.tests |= sets.tests
+    plan.validations |= sets.validations
     plan.voice_rows = sets.voice_rows
     plan.utterances += sets.utterances
     return plan

@@ -65,13 +65,19 @@ class Stage:
         fits = all(note["settings"].get(key) == value for key, value in _plain(self.settings).items())
         return note["report"] if fits else None
 
-    def begin(self) -> None:
-        """Clears what is stale; the scratch folder of the same settings stays: a stopped training continues from it."""
-        _remove(self.path)
-        _remove(self.partial)
-        self._note.unlink(missing_ok=True)
+    def begin(self, *, goes_on: bool = False) -> None:
+        """Clears what is stale; the scratch folder of the same settings stays: a stopped training continues from it.
+
+        Args:
+            goes_on: the making goes on with its own half-made result, so that of the same settings stays too.
+        """
         mark = self.scratch / "settings.json"
-        if not mark.exists() or json.loads(mark.read_text()) != _plain(self.settings):
+        stopped = mark.exists() and json.loads(mark.read_text()) == _plain(self.settings)
+        _remove(self.path)
+        if not (stopped and goes_on):
+            _remove(self.partial)
+        self._note.unlink(missing_ok=True)
+        if not stopped:
             _remove(self.scratch)
             self.scratch.mkdir(parents=True)
             mark.write_text(json.dumps(_plain(self.settings)))

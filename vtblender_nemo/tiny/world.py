@@ -7,6 +7,7 @@ The world is a folder:
     llm/        the language model, a Hugging Face folder
     noise/      noises for augmentation, where it is asked for
     encoder.nemo   a Canary whose encoder is trained and whose decoder is not
+    imitation/  answers of the language model about transcripts, where they are asked for; `input_cfg.yaml` in it is a source
     report.json
 
 Every part is made under another name and renamed when it is whole; beside it lies a note of the settings that it was
@@ -22,9 +23,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vtblender_nemo.tiny.config import TinyConfig, decisive
+from vtblender_nemo.tiny.config import ImitationConfig, TinyConfig, decisive
 from vtblender_nemo.tiny.digits import plan_digits, write_digits
+from vtblender_nemo.tiny.generalisation import SET as GENERALISATION
 from vtblender_nemo.tiny.heard import NOISE_FOLDER
+from vtblender_nemo.tiny.imitation import NAME as IMITATION
+from vtblender_nemo.tiny.imitation import asked_by
 from vtblender_nemo.tiny.jobs import CONFIG_NAME, RESULT_NAME, language_model_chats, read_jsonl
 from vtblender_nemo.tiny.noise import write_noises
 from vtblender_nemo.tiny.other_tests import REAL_TASK, read_real_items, said_by_engines, write_real_items
@@ -38,8 +42,11 @@ from vtblender_nemo.tiny.stages import Stage, run_side_by_side
 _WORLD_VERSION = 2
 """Raised when the code makes another world from the same settings, so that older worlds are not reused."""
 
-_SETS_VERSION = 1
+_SETS_VERSION = 2
 """The same for the further test sets, which no training depends on."""
+
+_IMITATION_VERSION = 1
+"""The same for what is to be imitated."""
 
 DIGITS = "sources/digits.jsonl"
 TEST_TASKS = (*SPEECH_TASKS, "text")
@@ -59,6 +66,7 @@ class TinyWorld:
         tests: test items by task.
         validations: validation items by task.
         report: what was made: seconds of every stage, accuracy of the language model, WER of the encoder.
+        imitation: the file of sources that reads what is to be imitated; None where nothing is.
     """
 
     directory: Path
@@ -69,6 +77,7 @@ class TinyWorld:
     tests: dict[str, Path]
     validations: dict[str, Path]
     report: dict[str, Any]
+    imitation: Path | None = None
 
 
 def prepare(config: TinyConfig, directory: Path, log: Callable[[str], None] = print) -> TinyWorld:
@@ -100,6 +109,8 @@ def prepare(config: TinyConfig, directory: Path, log: Callable[[str], None] = pr
         tests.append(REAL_TASK)
     report["tokenizer"] = _make_tokenizer(config, stages["tokenizer"])
     report |= _train(stages["llm"], stages["encoder"], directory, log)
+    if config.imitation is not None:
+        report[IMITATION] = _make_imitation(stages[IMITATION], log)
     (directory / "report.json").write_text(json.dumps(report, indent=1))
     sources = SOURCES if config.content.digit_strings is None else {**SOURCES, "digits": DIGITS}
     return TinyWorld(
@@ -109,8 +120,9 @@ def prepare(config: TinyConfig, directory: Path, log: Callable[[str], None] = pr
         sources={name: content / file for name, file in sources.items()},
         prompts=content / PROMPTS,
         tests={task: content / "tests" / f"{task}.jsonl" for task in tests},
-        validations={task: content / "validation" / f"{task}.jsonl" for task in TEST_TASKS},
+        validations={task: content / "validation" / f"{task}.jsonl" for task in (*TEST_TASKS, GENERALISATION)},
         report=report,
+        imitation=None if config.imitation is None else stages[IMITATION].path / "input_cfg.yaml",
     )
 
 
@@ -118,15 +130,26 @@ def _stages(config: TinyConfig, directory: Path) -> dict[str, Stage]:
     settings = decisive(asdict(config))
     base = {"version": _WORLD_VERSION, "seed": config.seed}
     trained = {**base, "content": settings["content"], "voices": settings["voices"]}
-    content = {**trained, "sets": settings["sets"], "sets_version": _SETS_VERSION}
+    asked = asked_by(config.imitation or ImitationConfig()).settings()
+    content = {**trained, "sets": settings["sets"], "sets_version": _SETS_VERSION, "asked": asked}
     if config.alignments:
         content["alignments"] = True
     read = {key: value for key, value in settings["content"].items() if key != "digit_strings"}
     tokenizer = {**base, "content": read, "vocabulary": config.llm.vocabulary}
+    llm = {**tokenizer, "llm": settings["llm"]}
+    imitation = {
+        **llm,
+        **trained,
+        "alignments": bool(config.alignments),
+        "asked": asked["taught"],
+        "imitation": settings.get("imitation"),
+        "imitation_version": _IMITATION_VERSION,
+    }
     return {
         "content": Stage(directory, "content", content),
         "tokenizer": Stage(directory, "tokenizer", tokenizer),
-        "llm": Stage(directory, "llm", {**tokenizer, "llm": settings["llm"]}),
+        "llm": Stage(directory, "llm", llm),
+        IMITATION: Stage(directory, IMITATION, imitation),
         "encoder": Stage(
             directory, "encoder.nemo", {**trained, "vocabulary": config.llm.vocabulary, "encoder": settings["encoder"]}
         ),
@@ -209,6 +232,21 @@ def _train(llm: Stage, encoder: Stage, directory: Path, log: Callable[[str], Non
         result: Mapping[str, Any] = json.loads((stage.scratch / RESULT_NAME).read_text())
         stage.finish({**result, "seconds": secs[title]})
     return {name: stage.made() for name, stage in titles.values()}
+
+
+def _make_imitation(stage: Stage, log: Callable[[str], None]) -> dict[str, Any]:
+    if (report := stage.made()) is not None:
+        log(f"imitation: reused, {report['rows']} answers")
+        return report
+    stage.begin(goes_on=True)
+    directory = stage.directory
+    job = ("vtblender_nemo.tiny.jobs", "imitation", str(directory), str(stage.scratch), str(stage.partial))
+    log("imitation: the language model answers about transcripts")
+    secs = run_side_by_side({"imitation": job}, directory / "logs", log)
+    report = {**json.loads((stage.scratch / RESULT_NAME).read_text()), "seconds": secs["imitation"]}
+    stage.finish(report)
+    log(f"imitation: {report['rows']} answers in {report['seconds']:.0f} s")
+    return report
 
 
 def world_rows(world: TinyWorld) -> dict[str, list[dict[str, Any]]]:

@@ -26,6 +26,7 @@ _FREE = (
     "tiny.sets.several_turns",
     "tiny.sets.spoken_requests",
     "tiny.sets.voices",
+    "tiny.sets.generalisation",
 )
 _NEW = {"tiny.sets": None, "model.imitation": vars(Imitation())}
 """Sections that runs of before lack, and what they would have held to come to the same results; None: whatever they hold."""
