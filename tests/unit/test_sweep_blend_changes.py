@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.experiments.blend_changes import leave_out, limit_speech, with_shares
@@ -142,6 +143,35 @@ def test_all_sources_hear_the_same_recordings_of_so_many_minutes(spoken: list[di
     assert found["mixed"]
     assert all(Path(clip).parent == (tmp_path / "speech").resolve() for clip in clips)
     assert limited[0] == spoken[0]
+
+
+def test_imitation_hears_the_same_recordings_also_through_a_file_of_sources(
+    spoken: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    clips = [json.loads(line) for line in Path(spoken[1]["input_cfg"][0]["manifest_filepath"]).read_text().splitlines()]
+    rows = [
+        {
+            **row,
+            "id": f"{row['text']}-{task}",
+            "audio_filepath": row["audio_filepath"].removeprefix("../"),
+            "task": task,
+        }
+        for row in clips
+        for task in ("repeat", "upper")
+    ]
+    folder = tmp_path / "imitation"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entry = {"type": "imitation", "name": "imitated", "manifest_filepath": "rows.jsonl", "audio_dir": ".."}
+    (folder / "input_cfg.yaml").write_text(yaml.safe_dump([{**entry, "llm_fingerprint": "f"}]))
+    group = {"type": "group", "name": "i", "interleave": {}, "input_cfg": str(folder / "input_cfg.yaml")}
+    *limited, changed = limit_speech([*spoken, group], 2.5, tmp_path / "out")
+    (source,) = changed["input_cfg"]
+    assert (source["llm_fingerprint"], changed["interleave"]) == ("f", {})
+    left = [json.loads(line) for line in Path(source["manifest_filepath"]).read_text().splitlines()]
+    assert len(left) == 100
+    assert {row["audio_filepath"] for row in left} == set().union(*heard(limited)["asr"])
+    assert names(leave_out([*spoken, group], ["imitated"])) == ["text", "asr", "sqa", "mixed"]
 
 
 def test_more_minutes_keep_what_fewer_had(spoken: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -11,7 +11,16 @@ import pytest
 
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.evaluation.metrics import compute
-from vtblender_nemo.experiments.measures import RESAMPLES, RunScores, interval, measure, named, read_run, write_run
+from vtblender_nemo.experiments.measures import (
+    RESAMPLES,
+    RunScores,
+    interval,
+    measure,
+    measure_agreement,
+    named,
+    read_run,
+    write_run,
+)
 
 
 def row(id: str, prediction: str | None, reference: str, **custom: Any) -> dict[str, Any]:
@@ -57,6 +66,27 @@ def test_the_same_items_are_drawn_alike_whatever_was_answered() -> None:
     assert not np.array_equal(elsewhere.resampled, other.resampled)
 
 
+def test_agreement_is_with_the_twins_answers_whether_they_are_right_or_not() -> None:
+    heard = [row(str(n), answer, "a", kind="xy"[n % 2]) for n, answer in enumerate(["a", "b", "b", None, "a"])]
+    read = [row(str(n), answer, "a") for n, answer in enumerate(["a", "b", "a", "a", None])]
+    found = measure_agreement(heard, read[::-1], "exact_match", None, "kind")
+    assert {name: (one.value, one.items, one.failed) for name, one in found.items()} == {
+        "": (pytest.approx(200 / 3), 3, 2),
+        "x": (50.0, 2, 0),
+        "y": (100.0, 1, 0),
+    }
+
+
+def test_agreement_and_scores_draw_the_same_items() -> None:
+    """So that a difference of the two is one of the same items."""
+    heard = [row(str(n), "b" if n == 7 else "a", "a") for n in range(50)]
+    score, agreement = measure(heard, "exact_match")[""], measure_agreement(heard, heard, "exact_match")[""]
+    assert (score.value, agreement.value) == (98.0, 100.0)
+    assert score.digest == agreement.digest
+    times_drawn = (agreement.resampled - score.resampled) / 2
+    assert np.allclose(times_drawn, times_drawn.round())
+
+
 def test_a_single_group_is_not_told_twice() -> None:
     assert measure(ROWS[:2], "wer", {"normalizer": "basic"}, "kind").keys() == {""}
     assert measure([r | {"task": r["id"]} for r in ROWS[:2]], "wer", {}, "task").keys() == {"", "1", "2"}
@@ -78,16 +108,19 @@ def test_names_have_task_variant_group_and_score() -> None:
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_run(tmp_path) is None
-    scores = RunScores("joint", 3, 16.0, dict(named("asr", "wer", measure(ROWS, "wer"))), {"training": 60.5}, {"a": 1})
+    scores = RunScores(
+        "joint", 3, 16.0, dict(named("asr", "wer", measure(ROWS, "wer"))), {"training": 60.5}, {"a": 1}, "l"
+    )
     write_run(scores, tmp_path)
     read = read_run(tmp_path)
     assert read is not None
-    assert (read.variant, read.seed, read.x, read.seconds, read.about) == (
+    assert (read.variant, read.seed, read.x, read.seconds, read.about, read.line) == (
         "joint",
         3,
         16.0,
         {"training": 60.5},
         {"a": 1},
+        "l",
     )
     before, after = scores.measures["asr.wer"], read.measures["asr.wer"]
     assert after.value == pytest.approx(before.value, abs=1e-4)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.experiments import main_job, one_run
+from vtblender_nemo.experiments.launch import _hold_to_settings
 from vtblender_nemo.experiments.measures import read_run
 from vtblender_nemo.experiments.settings import deciding_settings, read_variant
 
@@ -150,9 +151,40 @@ def test_a_run_leaves_all_its_measures(tmp_path: Path, trainings: list[tuple[str
         "sqa.shuffle.exact_match": 0,
         "sqa.text.exact_match": 100,
         "sqa.ceiling_exact_match": 100,
+        "sqa.agreement_exact_match": 100,
+        "sqa.a.agreement_exact_match": 100,
     }
     assert expected.items() <= values.items()
     assert "asr.base_wer" not in values
+
+
+def test_a_run_tells_when_its_validation_reached_a_level(
+    tmp_path: Path, trainings: list[tuple[str, DictConfig]]
+) -> None:
+    cfg = variant_of("joint", f"output_dir={tmp_path}", "variant.levels={sqa.exact_match: [50, 90], asr.wer: [20]}")
+    rows = [(71, "val/sqa.exact_match", 20.0), (143, "val/sqa.exact_match", 60.0), (71, "val/asr.wer", 15.0)]
+    (tmp_path / "history.jsonl").write_text(
+        "".join(json.dumps({"step": step, "name": name, "value": value}) + "\n" for step, name, value in rows)
+    )
+    scores = one_run.make_run(cfg)
+    found = {name: one.value for name, one in scores.measures.items() if "steps_to" in name}
+    assert found == {"sqa.steps_to_50": 126.0, "sqa.steps_to_90": 288.0, "asr.steps_to_20": 72.0}
+    assert scores.about == {"never_reached": ["sqa.steps_to_90"]}
+
+
+def test_levels_are_of_scores_that_are_validated(tmp_path: Path, trainings: list[tuple[str, DictConfig]]) -> None:
+    cfg = variant_of("joint", f"output_dir={tmp_path}", "variant.levels={asr.exact_match: [50]}")
+    with pytest.raises(ConfigError, match="no such validation score") as raised:
+        one_run.make_run(cfg)
+    assert "asr.wer, sqa.exact_match" in str(raised.value)
+    assert trainings == []
+
+
+def test_validations_decide_where_levels_are_measured() -> None:
+    change = "trainer.val_check_interval=36"
+    assert deciding_settings(variant_of("joint", change)) == deciding_settings(variant_of("joint"))
+    levels = "variant.levels={asr.wer: [20]}"
+    assert deciding_settings(variant_of("joint", levels, change)) != deciding_settings(variant_of("joint", levels))
 
 
 def test_what_the_user_can_mend_is_told_without_a_traceback(
@@ -187,3 +219,18 @@ def test_tests_are_read_before_the_training(
     cfg.evaluation.tasks.text.variants = ["shuffle"]
     with pytest.raises(DataError, match="without audio"):
         one_run.make_run(cfg)
+
+
+def test_runs_of_before_a_setting_was_known_are_continued_where_it_changes_nothing(tmp_path: Path) -> None:
+    settings = deciding_settings(variant_of("joint"))
+    assert "variant.line" not in settings
+    kept = {key: value for key, value in settings.items() if key not in ("variant.levels", "tiny.imitation")}
+    (tmp_path / "settings.json").write_text(json.dumps(kept))
+    (tmp_path / "run.json").write_text("{}")
+    _hold_to_settings(settings, tmp_path)
+    assert (tmp_path / "run.json").exists()
+    assert json.loads((tmp_path / "settings.json").read_text()) == json.loads(json.dumps(settings))
+    _hold_to_settings({**settings, "tiny.sets.generalisation": 9}, tmp_path)  # a test alone
+    assert not (tmp_path / "run.json").exists()
+    with pytest.raises(ConfigError, match=r"another tiny\.imitation"):
+        _hold_to_settings({**settings, "tiny.imitation": "some"}, tmp_path)

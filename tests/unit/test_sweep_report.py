@@ -16,11 +16,13 @@ from vtblender_nemo.experiments.settings import SweepConfig
 from vtblender_nemo.experiments.sweep_report import make_report
 
 
-def add_run(folder: Path, variant: str, seed: int, value: float, x: float | None = None, **settings: object) -> None:
+def add_run(
+    folder: Path, variant: str, seed: int, value: float, x: float | None = None, line: str = "", **settings: object
+) -> None:
     run = folder / "runs" / f"{variant}-seed{seed}"
     run.mkdir(parents=True)
     measured = Measured(value, 100, 0, "d", value + np.random.default_rng(0).normal(0, 0.5, 500), "lower")
-    write_run(RunScores(variant, seed, x, {"asr.wer": measured}, {"training": 60.0}), run)
+    write_run(RunScores(variant, seed, x, {"asr.wer": measured}, {"training": 60.0}, {}, line), run)
     (run / "settings.json").write_text(json.dumps({"variant.name": variant, **settings}))
 
 
@@ -64,6 +66,21 @@ def test_a_number_that_is_turned_is_an_axis(tmp_path: Path, monkeypatch: pytest.
     assert axes.get_xscale() == "log"
     assert [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 3] == [[4, 16, 64]]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["4", "16", "64"]
+
+
+def test_variants_that_share_more_than_the_number_have_lines_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: dict[str, Figure] = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: figures.update({Path(path).stem: figure}))
+    for line, value in (("imitation", 5.0), ("sft", 9.0)):
+        for minutes in (10, 40, 160):
+            add_run(tmp_path, f"{line}_{minutes}", 1, value, x=minutes, line=line)
+    make_report(sweep_of(tmp_path, x_label="minutes"))
+    (axes,) = figures["scores"].axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 3}
+    assert drawn == {"imitation": [5.0] * 3, "sft": [9.0] * 3}
+    assert axes.get_legend() is not None
 
 
 def test_no_run_gives_a_report_without_plots(tmp_path: Path) -> None:

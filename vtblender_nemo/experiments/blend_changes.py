@@ -15,7 +15,7 @@ from vtblender_nemo.data.rows import JsonlRows, expand_paths
 
 Entry = dict[str, Any]
 PLACE = "data.train_ds.input_cfg"
-_ONE_AUDIO = ("nemo", "speech_qa")
+_ONE_AUDIO = ("nemo", "speech_qa", "imitation")
 _SEVERAL_AUDIOS = ("multimodal_conversation",)
 _NO_AUDIO = ("text_chat", "share_gpt")
 
@@ -99,13 +99,14 @@ def limit_speech(entries: Sequence[Entry], minutes: float, folder: Path) -> list
     ones; a row of several recordings stays if all of them do. Text sources stay as they are.
 
     Args:
-        entries: sources of JSONL files; groups are searched too.
+        entries: sources of JSONL files; groups are searched too, also those in files of their own.
         minutes: of different recordings, together.
         folder: where the shorter files are written.
 
     Raises:
         ConfigError: a source of another type, recordings without duration, less speech than that, or a source without rows.
     """
+    entries = _written_out(entries)
     sources = list(_speech_sources(entries))
     secs: dict[Recording, float] = {}
     for entry in sources:
@@ -127,6 +128,16 @@ def limit_speech(entries: Sequence[Entry], minutes: float, folder: Path) -> list
     return shortened(entries)
 
 
+def _written_out(entries: Sequence[Entry]) -> list[Entry]:
+    """The sources with those of groups in place of the files that hold them."""
+    return [
+        {**entry, "input_cfg": _written_out(read_input_cfg(entry["input_cfg"], PLACE))}
+        if entry.get("type") == "group"
+        else entry
+        for entry in entries
+    ]
+
+
 def _labels(entry: Entry) -> set[str]:
     return {label for label in (entry.get("name"), entry.get("type")) if label is not None}
 
@@ -145,13 +156,6 @@ def _speech_sources(entries: Sequence[Entry]) -> Iterator[Entry]:
     for entry in entries:
         kind = entry.get("type")
         if kind == "group":
-            if not isinstance(entry["input_cfg"], list):
-                raise ConfigError(
-                    "sources in a file of their own cannot be shortened",
-                    value=entry["input_cfg"],
-                    expected="a list",
-                    knob="variant.speech_minutes",
-                )
             yield from _speech_sources(entry["input_cfg"])
         elif kind in _ONE_AUDIO + _SEVERAL_AUDIOS and not entry.get("tarred_audio_filepaths"):
             yield entry

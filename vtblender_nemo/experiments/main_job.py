@@ -34,6 +34,7 @@ REPORT_FILE = "report.json"
 SECONDS_FILE = "seconds.json"
 FACTS_FILE = "facts.json"
 WORLD_FILE = "world.json"
+HISTORY_FILE = "history.jsonl"
 
 
 def run(cfg: DictConfig) -> None:
@@ -210,7 +211,7 @@ def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) 
         contrasts=contrasts,
         facts=RunFacts(clock.seconds, sources, facts["trained_parameters"], about),
     )
-    write_plots(report, read_history(directory / "history.jsonl"), directory)
+    write_plots(report, read_history(directory / HISTORY_FILE), directory)
     write_report(report, report_path)
 
 

@@ -1,9 +1,9 @@
 """What one run of a sweep scored, kept so that runs can be compared item by item without their predictions.
 
 A measure has a name as `asr.wer`, `sqa.shuffle.exact_match` (a variant of the items), `mixed_modal.mixed_two_facts.exact_match`
-(a group of them) or `text.base_accuracy` (the base LLM). Beside its value stand R values of it over resampled items. The
-draws depend on nothing but the items, so that two runs that answered the same items were resampled alike, and the
-difference of their R values is a paired one.
+(a group of them), `sqa.agreement_exact_match` (with the same model's answers to the transcripts) or `text.base_accuracy` (of
+the base LLM). Beside its value stand R values of it over resampled items. The draws depend on nothing but the items, so that two
+runs that answered the same items were resampled alike, and the difference of their R values is a paired one.
 
 Shapes: I items, R resamples, K numbers kept of an item.
 """
@@ -61,6 +61,7 @@ class RunScores:
         variant: its name.
         seed: of the training.
         x: the number that the sweep turns, if it is one.
+        line: what the variant has in common with those at other numbers.
         measures: by name.
         seconds: by stage of the run.
         about: anything else worth knowing.
@@ -72,10 +73,15 @@ class RunScores:
     measures: Mapping[str, Measured]
     seconds: Mapping[str, float] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    line: str = ""
 
 
 def measure(
-    rows: Sequence[Row], metric: str, options: Mapping[str, Any] | None = None, group_by: str | None = None
+    rows: Sequence[Row],
+    metric: str,
+    options: Mapping[str, Any] | None = None,
+    group_by: str | None = None,
+    against: str = "reference",
 ) -> dict[str, Measured]:
     """Scores predictions, all of them (under an empty name) and those of every group.
 
@@ -84,6 +90,7 @@ def measure(
         metric: a name of `evaluation.metrics`.
         options: of the metric.
         group_by: the field of `custom` that names a row's group; `task` means the row's own task.
+        against: the field of a row that its prediction is compared with; items are drawn alike whatever it is.
 
     Raises:
         DataError: no row has a prediction, or the references hold nothing to score against.
@@ -98,13 +105,42 @@ def measure(
             groups.setdefault(str(name), []).append(row)
     sets = {"": answered} | (groups if len(groups) > 1 else {})
     failed = len(rows) - len(answered)
-    return {name: _measured(chosen, metric, options or {}, 0 if name else failed) for name, chosen in sets.items()}
+    return {
+        name: _measured(chosen, metric, options or {}, against, 0 if name else failed) for name, chosen in sets.items()
+    }
 
 
-def _measured(rows: Sequence[Row], metric: str, options: Mapping[str, Any], failed: int) -> Measured:
+def measure_agreement(
+    rows: Sequence[Row],
+    twins: Sequence[Row],
+    metric: str,
+    options: Mapping[str, Any] | None = None,
+    group_by: str | None = None,
+) -> dict[str, Measured]:
+    """How like the answers to a variant of the items the answers are, whether right or wrong; see `measure`.
+
+    Args:
+        rows: predictions.
+        twins: those of the variant; an item without an answer to either counts as failed.
+        metric: see `measure`.
+        options: see there.
+        group_by: see there.
+
+    Raises:
+        DataError: as `measure`.
+    """
+    answers = {row["id"]: row["prediction"] for row in twins}
+    return measure([_beside(row, answers.get(row["id"])) for row in rows], metric, options, group_by, "twin")
+
+
+def _beside(row: Row, twin: str | None) -> Row:
+    return {**row, "twin": twin, "prediction": None if twin is None else row["prediction"]}
+
+
+def _measured(rows: Sequence[Row], metric: str, options: Mapping[str, Any], against: str, failed: int) -> Measured:
     from vtblender_nemo.evaluation.metrics import LOWER_IS_BETTER, statistics
 
-    kept = statistics(metric, [row["prediction"] for row in rows], [row["reference"] for row in rows], **options)
+    kept = statistics(metric, [row["prediction"] for row in rows], [row[against] for row in rows], **options)
     value = float(kept.reduce(kept.rows.sum(axis=0, keepdims=True))[0])
     if not math.isfinite(value):
         raise DataError(f"{metric} is undefined for these items", value=value, expected="references that are not empty")

@@ -18,7 +18,16 @@ from vtblender_nemo.evaluation.jsonl import read_rows
 from vtblender_nemo.evaluation.report import TEXT_TASK, score_name
 from vtblender_nemo.experiments import main_job
 from vtblender_nemo.experiments.blend_changes import PLACE, leave_out, limit_speech, with_shares
-from vtblender_nemo.experiments.measures import Measured, Row, RunScores, measure, named, write_run
+from vtblender_nemo.experiments.curves import check_levels, measure_levels
+from vtblender_nemo.experiments.measures import (
+    Measured,
+    Row,
+    RunScores,
+    measure,
+    measure_agreement,
+    named,
+    write_run,
+)
 from vtblender_nemo.experiments.settings import VariantConfig, read_stages, read_variant
 from vtblender_nemo.experiments.worlds import shared_world
 
@@ -26,6 +35,8 @@ JOB_FILE = "job.yaml"
 STAGES = "stages"
 BASE = "base"
 CEILING = "ceiling"
+TWIN = "text"
+AGREEMENT = "agreement"
 
 
 def make_run(cfg: DictConfig) -> RunScores:
@@ -47,6 +58,7 @@ def make_run(cfg: DictConfig) -> RunScores:
     cfg = changed(cfg, variant)
     main_job.check_tests(cfg.evaluation)
     _check_ceilings(cfg, variant.ceilings)
+    check_levels(cfg, variant.levels or {})
     configs = staged(cfg, variant) if stages else [cfg]
     for stage in configs[:-1]:
         main_job.train(stage, main_job.Clock(Path(stage.output_dir) / main_job.SECONDS_FILE))
@@ -154,6 +166,10 @@ def _scores(configs: list[DictConfig], variant: VariantConfig) -> RunScores:
         for twin in ("", *(task.get("variants") or ())):
             rows = _predictions(predictions / f"{name}{'.' if twin else ''}{twin}.jsonl")
             measures |= named(name, score, measure(rows, task.metric, options, group_by), twin)
+            if twin == TWIN:
+                heard = _predictions(predictions / f"{name}.jsonl")
+                found = measure_agreement(heard, rows, task.metric, options, group_by)
+                measures |= named(name, f"{AGREEMENT}_{score}", found)
         has_base = name == TEXT_TASK and not cfg.model.train_llm
         for kind in [BASE] * has_base + [CEILING] * (name in variant.ceilings):
             found = measure(_predictions(predictions / kind / f"{name}.jsonl"), task.metric, options, group_by)
@@ -161,7 +177,10 @@ def _scores(configs: list[DictConfig], variant: VariantConfig) -> RunScores:
     seconds = _seconds(cfg)
     for stage in earlier:
         seconds |= {f"{Path(stage.output_dir).name}.{part}": secs for part, secs in _seconds(stage).items()}
-    return RunScores(variant.name, int(cfg.seed), variant.x, measures, seconds)
+    history = Path(cfg.output_dir) / main_job.HISTORY_FILE
+    steps, missed = measure_levels(history, variant.levels or {}, cfg.trainer.max_steps)
+    about = {"never_reached": missed} if missed else {}
+    return RunScores(variant.name, int(cfg.seed), variant.x, measures | steps, seconds, about, variant.line)
 
 
 def _seconds(cfg: DictConfig) -> dict[str, float]:

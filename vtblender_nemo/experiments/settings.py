@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,8 @@ class VariantConfig:
     """Letters, digits and underscores, for claims name it."""
     x: float | None = None
     """The number that the sweep turns, where it is one."""
+    line: str = ""
+    """What it has in common with variants at other numbers: plots join these by a line."""
     leave_out: list[str] = field(default_factory=list)
     """Sources that are not trained on, by name or type."""
     share_percent: dict[str, float] = field(default_factory=dict)
@@ -65,6 +67,9 @@ class VariantConfig:
     """A tiny world whose parts (speech, tokenizer, LLM, encoder) are taken over where they were made with the same settings."""
     ceilings: list[str] = field(default_factory=list)
     """Tasks that the base LLM answers too, given the transcript in place of the audio."""
+    levels: dict[str, list[float]] | None = None
+    """Levels of validation scores, as `{asr.wer: [20, 10]}`: the steps until each is reached are measured, as
+    `asr.steps_to_20`. Of several stages those of the last count."""
 
 
 @dataclass
@@ -133,6 +138,7 @@ _FREE = (
     "exp_manager",
     "contrast",
     "seed",
+    "variant.line",
     "variant.world_from",
     "tiny.directory",
     "tiny.checkpoint_secs",
@@ -153,6 +159,8 @@ _FREE = (
     "trainer.enable_model_summary",
     "trainer.enable_progress_bar",
 )
+_OF_CURVES = ("model.validation", "data.validation_ds", "trainer.val_check_interval")
+"""Free only where nothing is measured by validations."""
 
 
 def deciding_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -168,11 +176,12 @@ def deciding_settings(cfg: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(neutral, resolve=True)
     assert isinstance(values, dict)
     flat = dict(_flat(values, ""))
-    return {key: value for key, value in sorted(flat.items()) if not _is_free(key)}
+    bound = _OF_CURVES if (cfg.get("variant") or {}).get("levels") else ()
+    return {key: value for key, value in sorted(flat.items()) if not _is_among(key, _FREE) or _is_among(key, bound)}
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in _FREE)
+def _is_among(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def _flat(values: Mapping[Any, Any], prefix: str) -> Any:

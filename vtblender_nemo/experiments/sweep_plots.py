@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 DPI = 130
 PER_ROW = 3
 _COLOR, _REFERENCE_COLOR, _SEED_COLOR = "#1f5fa8", "#c44e1f", "#8c8c8c"
+_LINE_COLORS = (_COLOR, _REFERENCE_COLOR, "#3f8f3f", "#7a4fa3")
 
 Values = Mapping[str, Any]
 
@@ -27,7 +28,7 @@ def write_plots(
         report: as `sweep_report` makes it, with at least one variant.
         measures: one panel each; those that nothing measured are left out.
         folder: where `scores.png` and `differences.png` go.
-        x_label: of the number that the sweep turns; with it, the panels are lines over that number.
+        x_label: of the number that the sweep turns; with it, the panels are lines over that number, one for every `line`.
         x_log: a logarithmic axis.
 
     Returns:
@@ -101,20 +102,27 @@ def _bars(axes: Axes, report: Values, measure: str, kind: str) -> None:
 def _lines(axes: Axes, report: Values, measure: str, kind: str, x_label: str, x_log: bool) -> None:
     points = _points(report, measure, kind)
     at = {variant: report["variants"][variant]["x"] for variant in points}
-    order = sorted(points, key=lambda variant: at[variant])
-    for variant in order:
-        seeds = list(points[variant]["by_seed"].values())
-        axes.plot([at[variant]] * len(seeds), seeds, "o", color=_SEED_COLOR, markersize=3, alpha=0.6)
-        axes.errorbar(
-            at[variant],
-            points[variant]["value"],
-            yerr=_errors(points[variant]),
-            fmt="o",
-            color=_COLOR,
-            capsize=3,
-            markersize=5,
-        )
-    axes.plot([at[v] for v in order], [points[v]["value"] for v in order], color=_COLOR, linewidth=1.2)
+    lines: dict[str, list[str]] = {}
+    for variant in sorted(points, key=lambda variant: at[variant]):
+        lines.setdefault(report["variants"][variant].get("line", ""), []).append(variant)
+    for number, (name, order) in enumerate(lines.items()):
+        color = _LINE_COLORS[number % len(_LINE_COLORS)]
+        for variant in order:
+            seeds = list(points[variant]["by_seed"].values())
+            axes.plot([at[variant]] * len(seeds), seeds, "o", color=_SEED_COLOR, markersize=3, alpha=0.6)
+            axes.errorbar(
+                at[variant],
+                points[variant]["value"],
+                yerr=_errors(points[variant]),
+                fmt="o",
+                color=color,
+                capsize=3,
+                markersize=5,
+            )
+        means = [points[variant]["value"] for variant in order]
+        axes.plot([at[variant] for variant in order], means, color=color, linewidth=1.2, label=name.replace("_", " "))
+    if len(lines) > 1:
+        axes.legend(fontsize=7, frameon=False)
     if x_log:
         axes.set_xscale("log", base=2)
     ticks = sorted(set(at.values()))

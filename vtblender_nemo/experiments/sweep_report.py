@@ -119,6 +119,7 @@ def _variant_values(variant: str, runs: Runs, measures: Sequence[str], reference
                 differences[measure] = _estimate_values(difference)
     return {
         "x": own[0].x,
+        "line": own[0].line,
         "seeds": [run.seed for run in own],
         "measures": scores,
         "minus_reference": differences,
