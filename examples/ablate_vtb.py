@@ -5,8 +5,9 @@
     python examples/ablate_vtb.py --config-name experiment/forgetting hydra/launcher=slurm         # on a cluster
     python examples/ablate_vtb.py --config-name experiment/forgetting recipe=vtb_blend data.train_ds.input_cfg=blend.yaml
 
-Sweeps: forgetting, lora_rank, text_ratio, tts, model_size, novel_prompts, hours, real_speech; examples/experiments/README.md
-tells what each asks. The same command again makes only the runs that are missing, and the report anew.
+Sweeps: forgetting, lora_rank, text_ratio, tts, model_size, novel_prompts, hours, real_speech, imitation, interleaving,
+imitation_hours; examples/experiments/README.md tells what each asks. The same command again makes only the runs that are missing,
+and the report anew.
 """
 
 import hydra

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from vtblender_nemo.experiments.claims import EVERY, read_claims
+from vtblender_nemo.experiments.curves import check_levels
 from vtblender_nemo.experiments.settings import read_stages, read_sweep, read_variant
+from vtblender_nemo.tiny.generalisation import KNOWN, PROMPT, SET, TASK
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 SWEEPS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml") if path.stem != "shared")
 WORLDLESS = ["real_items=items.jsonl"]
+NEWNESS = (KNOWN, PROMPT, TASK)
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
@@ -33,9 +37,12 @@ def runs_of(name: str) -> list[DictConfig]:
     params = OmegaConf.to_container(composed(name).hydra.sweeper.params)
     assert isinstance(params, dict)
     params.pop("seed")
-    ((key, values),) = params.items()
-    sweep = OverridesParser.create().parse_override(f"{key}={values}")
-    return [composed(name, f"{key}={value}", "hydra.job.num=0") for value in sweep.sweep_string_iterator()]
+    parser = OverridesParser.create()
+    turned = [
+        [f"{key}={value}" for value in parser.parse_override(f"{key}={values}").sweep_string_iterator()]
+        for key, values in params.items()
+    ]
+    return [composed(name, *overrides, "hydra.job.num=0") for overrides in product(*turned)]
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -67,11 +74,17 @@ def test_claims_and_tables_name_what_is_measured(name: str) -> None:
     sweep = read_sweep(run)
     measures = {m for claim in read_claims(sweep.claims) for _, m in claim.terms} | set(sweep.measures)
     tasks = run.evaluation.tasks if not OmegaConf.is_missing(run.evaluation, "tasks") else {}
-    for measure in measures:
-        task, *variant, _ = measure.split(".")
+    levels = read_variant(run).levels or {}
+    steps = {f"{score.split('.')[0]}.steps_to_{level:g}" for score, wanted in levels.items() for level in wanted}
+    for measure in measures - steps:
+        task, *details, score = measure.split(".")
         if tasks:
             assert task in tasks
-            assert all(twin in tasks[task].get("variants", ()) for twin in variant)
+            known = {*tasks[task].get("variants", ()), *(NEWNESS if tasks[task].get("group_by") == SET else ())}
+            assert set(details) <= known
+            assert "agreement" not in score or "text" in known
+            assert "ceiling" not in score or task in read_variant(run).ceilings
+    check_levels(run, levels)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
