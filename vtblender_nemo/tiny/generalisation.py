@@ -6,11 +6,12 @@ Every item asks one thing about a held-out fact, said by a held-out voice.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 
+from vtblender_nemo.common.generalisation import KNOWN, LEVEL, PROMPT, TASK
 from vtblender_nemo.synthesis.imitation.tasks import AUDIO
+from vtblender_nemo.synthesis.imitation.wording_distance import Trained
 from vtblender_nemo.tiny.config import ImitationConfig
 from vtblender_nemo.tiny.grammar import Fact
 from vtblender_nemo.tiny.imitation import Asked, Wordings, asked_by
@@ -20,20 +21,19 @@ from vtblender_nemo.tiny.skills import answer_to
 from vtblender_nemo.tiny.speech import Spoken
 from vtblender_nemo.tiny.splits import HeldOut
 
-SET = "generalisation"
-KNOWN, PROMPT, TASK = "known", "prompt", "task"
-"""How new what is asked is: nothing of it, its wording, the whole task."""
+SET = LEVEL
+"""Of the set, which bears the name of what it tells apart; see `common/generalisation.py`."""
 
 
 def generalisation(maker: SetMaker, count: int, config: ImitationConfig) -> list[Item]:
-    """Items of every newness there is, by turns; of each the tasks by turns."""
+    """Items of every level that there is, by turns; of each the tasks by turns."""
     asked = asked_by(config)
-    kinds = {name: wordings for name, wordings in _by_newness(asked).items() if wordings}
+    kinds = {name: wordings for name, wordings in _by_level(asked).items() if wordings}
 
-    def draw(newness: str, number: int) -> Item:
+    def draw(level: str, number: int) -> Item:
         fact = maker.spoken_fact()
-        task = list(kinds[newness])[number % len(kinds[newness])]
-        return _item(newness, task, fact, maker.say(fact), asked, maker.rng)
+        task = list(kinds[level])[number % len(kinds[level])]
+        return _item(level, task, fact, maker.say(fact), asked, maker.rng)
 
     return maker.items(tuple(kinds), count, draw)
 
@@ -62,29 +62,18 @@ def validation_items(config: ImitationConfig, held_out: HeldOut, speech: Sequenc
     return items
 
 
-def wording_distance(wording: str, known: Iterable[str]) -> float:
-    """How far a wording is from the nearest of others: 1 less the best ROUGE-L F1 of their words, without the speech's place."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"])
-    texts = [text.replace(AUDIO, " ") for text in (wording, *known)]
-    return 1.0 - max(scorer.score(text, texts[0])["rougeL"].fmeasure for text in texts[1:])
-
-
-def _by_newness(asked: Asked) -> Mapping[str, Wordings]:
+def _by_level(asked: Asked) -> Mapping[str, Wordings]:
     return {TASK: asked.tasks_left, PROMPT: asked.wordings_left, KNOWN: asked.taught}
 
 
-def _item(newness: str, task: str, fact: Fact, said: Spoken, asked: Asked, rng: random.Random) -> Item:
-    wordings = _by_newness(asked)[newness][task]
+def _item(level: str, task: str, fact: Fact, said: Spoken, asked: Asked, rng: random.Random) -> Item:
+    wordings = _by_level(asked)[level][task]
     name = rng.choice(list(wordings))
-    own_task = asked.taught.get(task, {}).values()
-    nearest = wording_distance(wordings[name], own_task or chain(*(texts.values() for texts in asked.taught.values())))
+    trained = Trained.of((taught, text) for taught, texts in asked.taught.items() for text in texts.values())
     custom = {
         "kind": task,
-        SET: newness,
         "wording": name,
-        "wording_distance": round(nearest, 4),
+        **trained.fields(task, wordings[name]),
         "fact_text": [],
         "fact_in": "speech",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -12,7 +13,6 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vtblender_nemo import __version__
 from vtblender_nemo.serving.api import audio, chat
 from vtblender_nemo.serving.api.guards import KeyGuard, SizeGuard
 from vtblender_nemo.serving.api.problems import problem, tell_problems
@@ -41,7 +41,9 @@ def make_app(engine: Engine, config: ServerConfig) -> FastAPI:
     ]
     if config.api_key is None:  # a page from elsewhere could name this machine by a name of its own
         guards.insert(1, Middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK_NAMES))
-    app = FastAPI(title="vtblender_nemo", version=__version__, middleware=guards, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="vtblender_nemo", version=version("vtblender_nemo"), middleware=guards, docs_url=None, redoc_url=None
+    )
     app.state.server = ServerState(config, engine, metrics, int(time.time()))
     tell_problems(app)
     app.include_router(chat.router)
