@@ -82,9 +82,10 @@ def main(
     ```
     """
     from vtblender_nemo.common.errors import ConfigError, VTBlenderError
+    from vtblender_nemo.common.wordings import TRANSCRIPTION_PROMPT
     from vtblender_nemo.evaluation.answer_inputs import read_inputs
     from vtblender_nemo.evaluation.answer_workers import AnswerJob, answer_inputs, check_workers
-    from vtblender_nemo.evaluation.manifest import TRANSCRIPTION_PROMPT, answer_manifest, check_paths, file_id
+    from vtblender_nemo.evaluation.manifest import answer_manifest, check_paths, file_id
     from vtblender_nemo.evaluation.runner import Decoding
     from vtblender_nemo.models.loading import load_model, pick_device
 

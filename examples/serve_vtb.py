@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from vtblender_nemo.common.wordings import TRANSCRIPTION_PROMPT, TRANSLATION_PROMPT
+
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 _LIMITS = "Limits"
@@ -25,10 +27,8 @@ def main(
     ] = None,
     transcription_prompt: Annotated[
         str, typer.Option(help="What /v1/audio/transcriptions asks; a wording that the model was trained with.")
-    ] = "Transcribe:",
-    translation_prompt: Annotated[
-        str, typer.Option(help="The same for /v1/audio/translations.")
-    ] = "Translate to English:",
+    ] = TRANSCRIPTION_PROMPT,
+    translation_prompt: Annotated[str, typer.Option(help="The same for /v1/audio/translations.")] = TRANSLATION_PROMPT,
     report: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(exists=True, dir_okay=False, help="Page of an evaluation (report.html), to be opened from ours."),
@@ -49,7 +49,7 @@ def main(
     max_audio_secs: Annotated[
         float, typer.Option(min=1, help="Most audio in a request, in seconds.", rich_help_panel=_LIMITS)
     ] = 600.0,
-    max_body_mib: Annotated[int, typer.Option(min=1, help="Largest request, MiB.", rich_help_panel=_LIMITS)] = 64,
+    max_body_mib: Annotated[int, typer.Option(min=1, help="Largest request, MiB.", rich_help_panel=_LIMITS)] = 32,
     max_turns: Annotated[int, typer.Option(min=1, help="Most messages of a chat.", rich_help_panel=_LIMITS)] = 64,
     timeout_secs: Annotated[
         float, typer.Option(min=1, help="Until an answer has to be whole.", rich_help_panel=_LIMITS)

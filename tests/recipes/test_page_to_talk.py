@@ -140,6 +140,19 @@ def test_a_conversation(browser: Chrome, engine: Engine, model: VTBlenderModel, 
         assert page.send() == first
 
 
+def test_a_chat_goes_on_behind_an_answer_of_nothing(browser: Chrome, engine: Engine, model: VTBlenderModel) -> None:
+    texts = ["hello", "what is said?", "go on", "tell me more", "and then", "good day", "why", "no", "who is it", "ok"]
+    answers = dict(zip(texts, model.generate([[user(text)] for text in texts], NEW), strict=True))
+    silent, loud = (next(text for text in texts if bool(answers[text]) == talks) for talks in (False, True))
+    with served(engine, max_new_tokens=NEW) as address:
+        page = Page(browser, address)
+        page.write(silent)
+        assert page.send() == NOTHING
+        page.write(loud)
+        assert page.send() == answers[loud]
+        assert not page.problem()
+
+
 def test_a_recording(browser: Chrome, engine: Engine) -> None:
     with served(engine, max_new_tokens=NEW) as address:
         page = Page(browser, address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -65,13 +66,12 @@ def test_a_chat(engine: Engine, model: VTBlenderModel, wave: Path, question: str
     audio = {"type": "audio", "audio": str(wave)}
     (first,) = model.generate([[user(audio, question)]], NEW)
     shown = terminal(question)
-    assert shown == f"{first or '(nothing)'}\n"
-    if first:
-        chat = [user(audio, question), {"role": "assistant", "content": first}, user("go on")]
-        (second,) = model.generate([chat], NEW)
-        assert terminal("go on") == f"{second or '(nothing)'}\n"
-        history = terminal("/history").splitlines()
-        assert history[:2] == [f"user: [0.9 s of audio] {question}", f"assistant: {first}"]
+    assert shown == f"{first}\n" != "\n"
+    chat = [user(audio, question), {"role": "assistant", "content": first}, user("go on")]
+    (second,) = model.generate([chat], NEW)
+    assert terminal("go on") == f"{second or '(nothing)'}\n"
+    history = terminal("/history").splitlines()
+    assert history[:2] == [f"user: [0.9 s of audio] {question}", f"assistant: {first}"]
     terminal("/new")
     assert terminal("/history") == ""
 
@@ -108,6 +108,43 @@ def test_mistakes_are_told_and_cost_nothing(engine: Engine, tmp_path: Path) -> N
     assert "control token" in terminal("<end_of_turn>") or "error" in terminal("<end_of_turn>")
     assert terminal("/history") == ""
     assert "/audio FILE" in terminal("/help")
+    assert "no such path" in terminal("/audio ~nobody-of-this-name/a.wav")
+    (tmp_path / "wrong.json").write_text('{"messages": 5}')
+    assert "no chat" in terminal(f"/load {tmp_path}/wrong.json")
+
+
+def test_what_cannot_be_heard_is_dropped(engine: Engine, wave: Path, tmp_path: Path) -> None:
+    """A file that is cut off after it was added fails its turn, and no later one."""
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(wave.read_bytes())
+    terminal = Terminal(engine)
+    terminal(f"/audio {broken}")
+    broken.write_bytes(wave.read_bytes()[:60])
+    assert "error" in terminal("hello")
+    assert "error" not in terminal("hello")
+    terminal(f"/audio '{wave}'", "/drop")
+    assert terminal("") == ""
+
+
+def test_parts_of_files_are_saved_as_such(engine: Engine, wave: Path, question: str, tmp_path: Path) -> None:
+    part = {"type": "audio", "audio": str(wave), "offset": 0.2, "duration": 0.5}
+    chat = [user(part, question), {"role": "assistant", "content": "yes"}]
+    (tmp_path / "part.json").write_text(json.dumps({"messages": chat}))
+    terminal = Terminal(engine)
+    terminal(f"/load {tmp_path / 'part.json'}", f"/save {tmp_path / 'again.json'}")
+    assert json.loads((tmp_path / "again.json").read_text())["messages"][0]["content"][0] == part
+
+
+def test_a_file_that_changed_is_another_audio(engine: Engine, tmp_path: Path) -> None:
+    """Of one length; the engine knows kept audio by its id."""
+    path = tmp_path / "said.wav"
+    terminal = Terminal(engine)
+    for seed in (1, 2):
+        path.write_bytes(wav_bytes(speech(0.9, seed)))
+        os.utime(path, ns=(0, seed))
+        terminal(f"/audio {path}", f"/audio {path}")
+    ids = [audio.cut.id for audio in terminal.chat._added]
+    assert ids[0] == ids[1] != ids[2] == ids[3]
 
 
 def test_nothing_is_read_after_quit(engine: Engine) -> None:

@@ -10,14 +10,27 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.models import assistant, audio_part, llm_folder, model_config, talking_model, user, with_loud_lora
+from tests.helpers.models import (
+    assistant,
+    audio_part,
+    llm_folder,
+    model_config,
+    most_answered,
+    talking_model,
+    user,
+    with_loud_lora,
+)
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.conversation import Turn, from_messages
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.models.slots import read_slots
+from vtblender_nemo.serving.engine import admission
 from vtblender_nemo.serving.engine.engine import Engine, EngineConfig
+from vtblender_nemo.serving.engine.prefill import run_prompts
 from vtblender_nemo.serving.engine.requests import (
     BusyError,
     Done,
+    EngineError,
     Event,
     Failed,
     LateError,
@@ -26,6 +39,7 @@ from vtblender_nemo.serving.engine.requests import (
     Sampling,
     StoppedError,
 )
+from vtblender_nemo.serving.engine.running import RunningRows
 from vtblender_nemo.serving.engine.stream import Stream, ask
 
 NEW = 12
@@ -117,8 +131,10 @@ def test_rows_come_and_go(model: VTBlenderModel) -> None:
 
 
 def test_a_chat_that_goes_on_runs_its_new_turn_alone(engine: Engine, model: VTBlenderModel) -> None:
-    chat = [user("what is said?", audio_part(0.9, 1))]
+    audio = audio_part(0.9, 1)
+    chat = [user(most_answered(model, audio, NEW), audio)]
     first = ask(engine, turns(chat), GREEDY)
+    assert first.text
     assert first.done.usage.cached_positions == 0
     chat += [assistant(first.text), user("and what else was said in it?")]
     wanted = model.generate([chat], max_new_tokens=NEW)[0]
@@ -127,8 +143,15 @@ def test_a_chat_that_goes_on_runs_its_new_turn_alone(engine: Engine, model: VTBl
     usage = second.done.usage
     assert usage.cached_positions >= first.done.usage.prompt_positions
     assert usage.prompt_positions > usage.cached_positions
-    other = [user("what is said?", audio_part(0.9, 2)), *chat[1:]]  # another audio in the same place
-    assert ask(engine, turns(other), GREEDY).text == model.generate([other], max_new_tokens=NEW)[0]
+
+
+def test_another_audio_in_the_same_place_is_heard(engine: Engine, model: VTBlenderModel) -> None:
+    """Two audios to which the model says different things."""
+    chats = [[user(text, audio_part(secs))] for text in ("hello", "go on") for secs in (0.5, 0.9, 1.4, 2.0)]
+    said = model.generate(chats, max_new_tokens=NEW)
+    other = next(n for n in range(8) if said[n] != said[n - n % 4])
+    for number in (other - other % 4, other):
+        assert ask(engine, turns(chats[number]), GREEDY).text == said[number]
 
 
 def test_prefixes_hold_to_their_memory(model: VTBlenderModel) -> None:
@@ -253,6 +276,112 @@ def test_a_failure_of_the_model_fails_its_answers_and_no_later_ones(
     engine.close()
 
 
+def test_what_fails_before_it_joins_fails_alone(model: VTBlenderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for want of memory: together the prompts fail, one of them also by itself."""
+    engine = Engine(model)
+    wanted = [model.generate([chat], max_new_tokens=NEW)[0] for chat in CHATS]
+
+    def run(llm: Any, prompts: Any) -> Any:
+        if len(prompts) > 1 or len(prompts[0].rest) == len(turn_slots):
+            raise RuntimeError("out of memory")
+        yield from run_prompts(llm, prompts)
+
+    turn_slots = list(read_slots(model.chat_format, turns(CHATS[2])))
+    monkeypatch.setattr(admission, "run_prompts", run)
+    with engine._changed:  # all are there at once
+        heard = submitted(engine, CHATS)
+    ends = [one.end() for one in heard]
+    engine.close()
+    failed = ends.pop(2)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, EngineError)
+    assert "out of memory" in str(failed.error)
+    assert all(isinstance(end, Done) for end in ends)
+    assert [one.text for n, one in enumerate(heard) if n != 2] == [text for n, text in enumerate(wanted) if n != 2]
+
+
+def test_an_engine_whose_device_is_lost_stops(model: VTBlenderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model)
+
+    def fail(rows: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("device-side assert")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(model.llm, "logits", fail)
+        for _ in range(3):
+            (heard,) = submitted(engine, [CHATS[0]])
+            assert isinstance(heard.end(), Failed)
+        engine._thread.join(60)
+    assert not engine.is_alive
+    with pytest.raises(StoppedError):
+        engine.submit(turns(CHATS[0]), GREEDY, Heard())
+
+
+@pytest.mark.parametrize("text", ["half \ud800", "far too long " * 20_000])
+def test_texts_that_no_tokenizer_takes_are_told(engine: Engine, text: str) -> None:
+    heard = Heard()
+    engine.submit(turns([user(text)]), GREEDY, heard)
+    end = heard.end()
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, DataError)
+
+
+def test_hardly_any_temperature_is_none(engine: Engine) -> None:
+    wanted = ask(engine, turns(CHATS[1]), GREEDY).text
+    assert ask(engine, turns(CHATS[1]), Sampling(NEW, temperature=1e-40)).text == wanted
+
+
+class Hold:
+    """A listener that holds the engine's thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.is_held, self._goes_on = threading.Event(), threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.is_held.set()
+        assert self._goes_on.wait(60)
+
+    def let_go(self) -> None:
+        self._goes_on.set()
+
+
+def test_cancelled_and_late_requests_leave_the_queue(model: VTBlenderModel) -> None:
+    engine = Engine(model, EngineConfig(max_rows=1, queue_size=2))
+    hold, cancelled, late, last = Hold(), Heard(), Heard(), Heard()
+    engine.submit(turns(CHATS[0]), GREEDY, hold)
+    assert hold.is_held.wait(60)
+    engine.submit(turns(CHATS[1]), GREEDY, cancelled).cancel()
+    engine.submit(turns(CHATS[1]), GREEDY, late, within_secs=0.0)
+    engine.submit(turns(CHATS[1]), GREEDY, last)
+    hold.let_go()
+    assert isinstance(last.end(), Done)
+    engine.close()
+    first, second = cancelled.end(), late.end()
+    assert isinstance(first, Done)
+    assert first.reason is Reason.CANCELLED
+    assert isinstance(second, Failed)
+
+
+def test_the_cache_holds_to_its_positions(model: VTBlenderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 260
+    engine = Engine(model, EngineConfig(max_positions=limit, prefix_bytes=0))
+    wanted = [model.generate([chat], max_new_tokens=NEW)[0] for chat in CHATS]
+    seen: list[tuple[int, int]] = []
+    advance = RunningRows.advance
+
+    def watched(rows: RunningRows) -> None:
+        advance(rows)
+        seen.append((len(rows), rows._mask.numel()))
+
+    monkeypatch.setattr(RunningRows, "advance", watched)
+    heard = submitted(engine, CHATS * 2)
+    assert all(isinstance(one.end(), Done) for one in heard)
+    engine.close()
+    assert [one.text for one in heard] == wanted * 2
+    assert max(rows for rows, _ in seen) > 1
+    assert all(positions <= limit for rows, positions in seen if rows > 1)
+
+
 def test_closing_fails_what_waits(model: VTBlenderModel) -> None:
     engine = Engine(model, EngineConfig(max_rows=1))
     heard = submitted(engine, [CHATS[0], CHATS[1]], Sampling(500))
@@ -273,6 +402,9 @@ def test_a_stream_that_is_left_cancels(engine: Engine, talkative: list[dict[str,
 @pytest.mark.parametrize(
     ("values", "knob"),
     [
+        ({"seed": 2**63}, "seed"),
+        ({"stop": ("a", "b", "c", "d", "e")}, "stop"),
+        ({"stop": ("a" * 257,)}, "stop"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"temperature": -0.1}, "temperature"),
         ({"top_p": 0.0}, "top_p"),

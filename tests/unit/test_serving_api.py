@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 import torch
@@ -26,6 +28,7 @@ from vtblender_nemo.serving.uploads import AudioLimits
 
 NEW = 12
 WAV = wav_bytes(speech(0.9, 1), subtype="FLOAT")
+LONG = wav_bytes(np.zeros(25 * 16000, np.float32), kind="FLAC")
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +91,17 @@ def test_a_stream_says_the_same(client: openai.OpenAI, talk: list[Any]) -> None:
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_several_turns_reuse_the_chat(client: openai.OpenAI, model: VTBlenderModel) -> None:
-    first = client.chat.completions.create(**asked("what is said?", input_audio(WAV)))
+def test_several_turns_reuse_the_chat(client: openai.OpenAI, model: VTBlenderModel, talk: list[Any]) -> None:
+    first = client.chat.completions.create(**asked(*talk))
     said = first.choices[0].message.content
+    assert said
     chat = [
-        *asked("what is said?", input_audio(WAV))["messages"],
+        *asked(*talk)["messages"],
         {"role": "assistant", "content": said},
         {"role": "user", "content": "say that again"},
     ]
     second = client.chat.completions.create(model="tiny", messages=chat, max_tokens=NEW)
-    own = [user("what is said?", audio_part(0.9, 1)), *chat[1:]]
+    own = [user(talk[0], audio_part(0.9, 1)), *chat[1:]]
     assert second.choices[0].message.content == model.generate([own], NEW)[0]
     assert second.usage is not None
     assert second.usage.prompt_tokens_details is not None
@@ -155,7 +159,8 @@ def test_models_health_and_metrics(client: openai.OpenAI, address: str) -> None:
     client.chat.completions.create(**asked("hello"))
     text = httpx.get(f"{address}/metrics").text
     assert 'vtblender_requests_total{route="/v1/chat/completions",status="200"}' in text
-    assert "vtblender_first_token_seconds_count" in text
+    (counted,) = [line for line in text.splitlines() if line.startswith("vtblender_first_token_seconds_count")]
+    assert float(counted.split()[1]) >= 1
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -187,6 +192,10 @@ def test_hostile_audio_is_a_bad_request(client: openai.OpenAI, name: str) -> Non
         (asked({"type": "input_audio", "input_audio": {"data": "/etc/passwd", "format": "wav"}}), "base64"),
         (asked("far too long " * 2000), "longer than the LLM's context"),
         (asked("<unused0>"), "control token|unused0"),
+        (asked("hello", stop=["a", "b", "c", "d", "e"]), "at most 4 texts"),
+        (asked("hello", top_k=5), "top_k is not supported"),
+        ({"messages": [{"role": "user", "content": [0] * 200_000}]}, "messages"),
+        (asked(*[input_audio(LONG)] * 3), "too long"),  # of 25 s each, where 60 s are allowed
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 40},
             "too many messages",
@@ -213,6 +222,8 @@ def test_a_key_is_wanted_where_one_is_set(engine: Engine) -> None:
 
 
 def test_addresses_that_others_reach_need_a_key() -> None:
+    with pytest.raises(ConfigError, match="key is empty"):
+        ServerConfig("tiny", host="0.0.0.0", api_key=" ")
     for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
         with pytest.raises(ConfigError, match="needs a key"):
             ServerConfig("tiny", host=host)
@@ -241,6 +252,60 @@ def test_large_bodies_are_refused(engine: Engine) -> None:
 
         response = httpx.post(url, content=unannounced(), headers={"Content-Type": "application/json"})
         assert response.status_code == 413
+
+
+def test_half_a_character_is_a_bad_request(address: str) -> None:
+    content = b'{"messages": [{"role": "user", "content": "half \\ud800"}]}'
+    headers = {"Content-Type": "application/json"}
+    response = httpx.post(f"{address}/v1/chat/completions", content=content, headers=headers, timeout=60)
+    assert response.status_code == 400
+    assert "half of a character" in response.json()["error"]["message"]
+
+
+def test_a_body_that_does_not_come_on_is_given_up(engine: Engine) -> None:
+    with served(engine, body_secs=0.2) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as client:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            client.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+            assert client.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_long_audio_waits_for_room_in_the_queue(model: VTBlenderModel) -> None:
+    engine = Engine(model, EngineConfig(max_rows=1, queue_size=1))
+    with served(engine, max_new_tokens=4) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        file = ("speech.wav", wav_bytes(speech(34.0, 4)))
+        found = client.audio.translations.create(model="tiny", file=file, response_format="verbose_json")
+        assert len(found.segments) == 5
+        assert found.task == "translate"
+    engine.close()
+
+
+def test_who_leaves_before_the_first_token_is_not_answered(model: VTBlenderModel, talk: list[Any]) -> None:
+    """The engine's thread is held, so that neither stream nor transcript has begun when their clients leave."""
+    engine = Engine(model, EngineConfig(max_rows=1))
+    is_held, goes_on = threading.Event(), threading.Event()
+
+    def hold(event: Event) -> None:
+        is_held.set()
+        assert goes_on.wait(60)
+
+    with served(engine) as address:
+        engine.submit(from_messages([user("hello")]).turns, Sampling(NEW), hold)
+        assert is_held.wait(60)
+        requests = [
+            {"url": f"{address}/v1/chat/completions", "json": asked(*talk, stream=True)},
+            {"url": f"{address}/v1/audio/transcriptions", "files": {"file": WAV}, "data": {"model": "tiny"}},
+        ]
+        for request in requests:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(**request, timeout=httpx.Timeout(60, read=0.5))
+        waiting = list(engine._waiting)
+        assert len(waiting) == 2
+        assert all(request._cancelled.wait(60) for request in waiting)
+        goes_on.set()
+    engine.close()
 
 
 def test_a_full_queue_says_when_to_come_again(model: VTBlenderModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,14 +59,14 @@ def cut_span(cut: Cut, offset_secs: float, duration_secs: float | None, path: st
     return span.with_id(f"{path}@{offset_secs:.3f}+{end - offset_secs:.3f}")
 
 
-def cut_from_array(samples: np.ndarray, sampling_rate: int, *, id: str = "array") -> Cut:
+def cut_from_array(samples: np.ndarray, sampling_rate: int, *, id: str | None = None) -> Cut:
     """A cut over samples in memory.
 
     Args:
         samples: float, or int16 (full scale 32768), (S,) or (channels, S); two-dimensional arrays with more rows than
             columns are refused.
         sampling_rate: Hz, a positive whole number.
-        id: of the cut, for errors.
+        id: of the cut; None for one that follows from the samples.
 
     Raises:
         AudioError: wrong shape or dtype, no samples, values that are not finite, or a rate that is none.
@@ -90,10 +91,11 @@ def cut_from_array(samples: np.ndarray, sampling_rate: int, *, id: str = "array"
         wave = wave / np.float32(32768)
     wave = wave.astype(np.float32)
     if not np.isfinite(wave).all():
-        raise AudioError("audio array with NaN or infinite values", value=id, expected="finite samples")
+        raise AudioError("audio array with NaN or infinite values", value=id or "array", expected="finite samples")
     buffer = io.BytesIO()
     sf.write(buffer, wave.T, int(sampling_rate), format="WAV", subtype="FLOAT")
-    return Recording.from_bytes(buffer.getvalue(), recording_id=id).to_cut()
+    content = buffer.getvalue()
+    return Recording.from_bytes(content, recording_id=id or hashlib.sha256(content).hexdigest()).to_cut()
 
 
 def _is_rate(value: object) -> bool:

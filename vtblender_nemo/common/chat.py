@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TEMPLATE_DATE = "26 Jul 2024"
 """What templates that state the date (Llama 3's) are given: ids must not change from one day to the next."""
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold one; no tokenizer can
+
 # What stands in place of contents while the template is learned; words, as templates trim and some escape.
 _SYSTEM, _USER, _ANSWER, _NEXT_USER = "SYSTEMCONTENT", "USERCONTENT", "ANSWERCONTENT", "NEXTCONTENT"
 
@@ -80,7 +82,7 @@ class ChatFormat:
         """Token ids of a conversation: a training example if it ends with the assistant, else a prompt to be answered.
 
         Raises:
-            DataError: turns in a wrong order, or a control token inside a text.
+            DataError: turns in a wrong order, or a text that holds a control token or is no Unicode.
         """
         check_turns(turns, answered=bool(turns) and turns[-1].role == "assistant")
         system, dialogue = ("", turns) if turns[0].role != "system" else (self._content(turns[0]), turns[1:])
@@ -144,6 +146,8 @@ class ChatFormat:
                     expected=f"text without {control[0]}",
                     knob="model.audio_locator_tag" if is_locator else None,
                 )
+            elif _HALF_CHARACTER.search(part.text):
+                raise DataError("text with half of a character", value=ascii(part.text), expected="Unicode text")
             else:
                 content = joined((content, part.text))
         return content

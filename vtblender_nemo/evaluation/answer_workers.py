@@ -81,6 +81,8 @@ def answer_inputs(job: AnswerJob, rows: Sequence[ManifestRow]) -> Written:
                 value=job.workers,
                 knob="--workers",
             ) from error
+    if sum(map(len, answered)) != len(rows):
+        raise WorkerError("the input has changed while it was answered", path=job.input, value=sum(map(len, answered)))
     answers: list[RowAnswer | None] = [None] * len(rows)
     for worker, share in enumerate(answered):
         answers[worker :: job.workers] = share

@@ -75,11 +75,6 @@ class Journal:
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(_row(key, kept), ensure_ascii=False) + "\n" for key, kept in added.items())
 
-    def remove(self) -> None:
-        """Deletes the file."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
     def _read(self, path: Path) -> None:
         lines = path.read_bytes().split(b"\n")
         unfinished = lines.pop()  # what was being written when the last run was stopped

@@ -23,7 +23,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.evaluation.manifest import TRANSCRIPTION_PROMPT
+from vtblender_nemo.common.wordings import TRANSCRIPTION_PROMPT
 
 Message = dict[str, Any]
 

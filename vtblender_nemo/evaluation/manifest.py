@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.common.files import write_json, write_text
 from vtblender_nemo.common.subtitles import Segment, subtitles
+from vtblender_nemo.common.wordings import TRANSCRIPTION_PROMPT
 from vtblender_nemo.data.rows import Row
 from vtblender_nemo.evaluation.answer_parts import part_items
 from vtblender_nemo.evaluation.items import Item, conversation_to_answer
 from vtblender_nemo.evaluation.journal import Journal
 from vtblender_nemo.evaluation.jsonl import read_rows, write_rows
 from vtblender_nemo.evaluation.runner import Answerer, Decoding, Prediction, predict
-
-TRANSCRIPTION_PROMPT = "Transcribe:"
-"""The default prompt; the audio follows it. One of the wordings that the embedded default is trained with."""
 
 
 class Listener(Answerer, Protocol):
@@ -120,7 +121,7 @@ def journal_of(output: Path, worker: int | None = None) -> Path:
 
 def journals_of(output: Path) -> list[Path]:
     """All such files that there are, whoever made them."""
-    return sorted(output.parent.glob(f"{journal_of(output).name}*"))
+    return sorted(output.parent.glob(f"{glob.escape(journal_of(output).name)}*"))
 
 
 def remove_journals(output: Path) -> None:
@@ -177,14 +178,22 @@ def write_answers(
 
 
 def _names(rows: Sequence[ManifestRow]) -> list[str]:
-    """A file's name for every row with audio; the row's number is part of it where two would have the same."""
+    """A file's name for every row with audio; those that would be the same are numbered."""
     stems = []
     for row in rows:
         path = row.row.get("audio_filepath") or row.row.get("id") or row.item.id
         has_audio = row.item.conversation is not None and row.item.conversation.audios
         stems.append(re.sub(r"[^\w.-]+", "_", str(Path(str(path)).with_suffix(""))).strip("_.") if has_audio else "")
-    twice = {stem for stem in stems if stems.count(stem) > 1}
-    return [f"{stem}_{number}" if stem in twice and stem else stem for number, stem in enumerate(stems, 1)]
+    counts = Counter(stems)
+    taken = {stem for stem, times in counts.items() if times == 1}
+    return [stem if not stem or counts[stem] == 1 else _unused(stem, taken) for stem in stems]
+
+
+def _unused(stem: str, taken: set[str]) -> str:
+    """The stem with the first number that makes a new name, which is then taken."""
+    name = next(name for number in count(1) if (name := f"{stem}_{number}") not in taken)
+    taken.add(name)
+    return name
 
 
 def file_id(path: Path) -> str:

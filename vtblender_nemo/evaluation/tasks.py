@@ -26,12 +26,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.wordings import TRANSCRIPTION_PROMPT
 from vtblender_nemo.data.typed import mapping, read_config, read_yaml
 from vtblender_nemo.evaluation.groups import KEYS, group_positions
 from vtblender_nemo.evaluation.item_sets import limit_evenly, read_item_files, read_source_items, reworded
 from vtblender_nemo.evaluation.items import Item
 from vtblender_nemo.evaluation.kinds import KINDS, NOISE, TEXT, Kind
-from vtblender_nemo.evaluation.manifest import TRANSCRIPTION_PROMPT
 from vtblender_nemo.evaluation.measures import check_measures
 from vtblender_nemo.evaluation.noise import NoiseConfig, noise_items
 from vtblender_nemo.evaluation.variants import SCORED_VARIANTS

@@ -15,10 +15,10 @@ from vtblender_nemo.backbones.decoding import Chooser, advance, decode
 from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
 from vtblender_nemo.backbones.transformers_llm import check_sampling
 from vtblender_nemo.common.chat import ChatFormat
-from vtblender_nemo.common.conversation import Audio, Message, Text, Turn, from_messages
+from vtblender_nemo.common.conversation import Message, Text, Turn, from_messages
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.models.generation import answering, check_length, until_stop
-from vtblender_nemo.models.slots import Slot, common_slots, embed_slots, positions_of, read_slots
+from vtblender_nemo.models.slots import Slot, embed_slots, read_slots
 from vtblender_nemo.models.speech_llm import SpeechLLM
 
 
@@ -58,7 +58,7 @@ class Session:
     @property
     def positions(self) -> int:
         """How many positions the cache holds."""
-        return positions_of(self._slots)
+        return _positions_of(self._slots)
 
     @property
     def bytes(self) -> int:
@@ -94,9 +94,9 @@ class Session:
 
     def _answer(self, turns: tuple[Turn, ...], max_new_tokens: int, sampling: dict[str, Any]) -> str:
         wanted = list(read_slots(self._format, turns))
-        kept = min(common_slots(self._slots, wanted, _same_audio), len(wanted) - 1)  # at least one position has to run
+        kept = min(_common(self._slots, wanted), len(wanted) - 1)  # at least one position has to run
         ((embeds, new),) = embed_slots(self._model, [wanted[kept:]])
-        check_length(positions_of([*self._slots[:kept], *new]), max_new_tokens, self._model.llm)
+        check_length(_positions_of([*self._slots[:kept], *new]), max_new_tokens, self._model.llm)
         self._slots = self._slots[:kept]
         self._cache.crop_to(self.positions)
         try:
@@ -121,5 +121,13 @@ class Session:
             ].tolist()
 
 
-def _same_audio(one: Audio | None, other: Audio | None) -> bool:
-    return one is other
+def _positions_of(slots: Sequence[Slot]) -> int:
+    return sum(slot.positions for slot in slots)
+
+
+def _common(held: Sequence[Slot], wanted: Sequence[Slot]) -> int:
+    """How many slots are alike at the head of both."""
+    for number, (one, other) in enumerate(zip(held, wanted, strict=False)):
+        if one.token != other.token or one.audio is not other.audio:
+            return number
+    return min(len(held), len(wanted))

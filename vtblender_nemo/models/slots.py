@@ -5,9 +5,8 @@ Shapes: P positions of a prompt, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,31 +27,15 @@ class Slot:
     positions: int = 1
 
 
-SameAudio: TypeAlias = Callable[[Audio | None, Audio | None], bool]
-
-
 def read_slots(chat_format: ChatFormat, turns: Sequence[Turn]) -> Iterator[Slot]:
     """The slots of a prompt; audios count one position until they are embedded.
 
     Raises:
-        DataError: turns in a wrong order, or a control token inside a text.
+        DataError: turns in a wrong order, or a text that holds a control token or is no Unicode.
     """
     audios = iter([audio for turn in turns for audio in turn.audios])
     for token in chat_format.encode(turns).ids:
         yield Slot(token, next(audios)) if token == chat_format.audio_locator_id else Slot(token)
-
-
-def positions_of(slots: Sequence[Slot]) -> int:
-    """How many positions slots take together."""
-    return sum(slot.positions for slot in slots)
-
-
-def common_slots(held: Sequence[Slot], wanted: Sequence[Slot], same_audio: SameAudio) -> int:
-    """How many slots are alike at the head of both."""
-    for number, (one, other) in enumerate(zip(held, wanted, strict=False)):
-        if one.token != other.token or not same_audio(one.audio, other.audio):
-            return number
-    return min(len(held), len(wanted))
 
 
 def embed_slots(model: SpeechLLM, prompts: Sequence[Sequence[Slot]]) -> list[tuple[Tensor, list[Slot]]]:

@@ -23,6 +23,7 @@ HELP = """\
 TEXT              sends it, with the audio that was added before it
 /audio FILE       adds an audio file; an empty line sends what was added without text
 /record           adds a recording with the microphone, until Enter
+/drop             takes back what was added
 /history          shows the chat
 /save FILE        writes the chat as JSON, for examples/generate_vtb.py and the next /load
 /load FILE        goes on with a chat that was saved
@@ -79,6 +80,7 @@ class TerminalChat:
             "/history": self._show,
             "/save": self._save,
             "/load": self._load,
+            "/drop": self._drop,
             "/new": self._begin,
             "/help": lambda: self.say(HELP + "\n"),
         }
@@ -95,27 +97,30 @@ class TerminalChat:
         self._added = []
 
     def _ask(self, text: str) -> None:
+        """What was added goes with this turn, and with it where the turn fails."""
         parts = (*self._added, *((Text(text),) if text else ()))
         asked = [*self.turns, Turn("user", parts)]
-        answer = ""
+        answer, self._added = "", []
         with Stream(self.engine, asked, self.sampling) as pieces:
             for piece in pieces:
                 answer += piece
                 self.say(piece)
         self.say("\n" if answer else "(nothing)\n")
-        self._added = []
         if answer:
             self.turns = [*asked, Turn("assistant", (Text(answer),))]
 
+    def _drop(self) -> None:
+        self._added = []
+
     def _add_file(self, path: str) -> None:
-        self._add(Audio(cut_from_file(Path(path).expanduser())), path)
+        file = _file(path)
+        cut, stat = cut_from_file(file), file.stat()
+        self._add(Audio(cut.with_id(f"{cut.id}, {stat.st_size} bytes of {stat.st_mtime_ns}")), path)
 
     def _record(self) -> None:
         self.say("recording, Enter ends it ")
         samples, rate = record()
-        self._add(
-            Audio(cut_from_array(samples, rate, id=f"recording-{len(self.turns)}-{len(self._added)}")), "recording"
-        )
+        self._add(Audio(cut_from_array(samples, rate)), "recording")
 
     def _add(self, audio: Audio, name: str) -> None:
         self._added.append(audio)
@@ -129,21 +134,33 @@ class TerminalChat:
         messages = [{"role": turn.role, "content": list(map(_part_row, turn.parts))} for turn in self.turns]
         if not messages:
             raise DataError("nothing to save yet", expected="a chat with an answer")
-        write_text(json.dumps({"messages": messages}, ensure_ascii=False) + "\n", Path(path).expanduser())
+        try:
+            write_text(json.dumps({"messages": messages}, ensure_ascii=False) + "\n", _file(path))
+        except OSError as error:
+            raise DataError(f"the chat cannot be saved ({error})", path=path) from error
         self.say(f"saved to {path}\n")
 
     def _load(self, path: str) -> None:
         from vtblender_nemo.common.conversation import check_turns, from_messages
 
-        file = Path(path).expanduser()
+        file = _file(path)
         try:
             messages = json.loads(file.read_text(encoding="utf-8"))["messages"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError("no chat that was saved", path=file, expected='{"messages": [...]}') from error
+        if not isinstance(messages, list):
+            raise DataError("no chat that was saved", path=file, value=messages, expected='{"messages": [...]}')
         turns = from_messages(messages, id=path).turns
         check_turns(turns, answered=True)
         self.turns, self._added = list(turns), []
         self._show()
+
+
+def _file(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"no such path ({error})", value=path) from error
 
 
 def _words(line: str) -> list[str]:
@@ -168,7 +185,9 @@ def _part_row(part: Text | Audio) -> dict[str, Any]:
     source = recording.sources[0]
     if source.type != "file":
         raise DataError("a recording is in no file that a chat could name", value=part.cut.id, expected="/audio FILE")
-    return {"type": "audio", "audio": str(Path(source.source).resolve())}
+    row = {"type": "audio", "audio": str(Path(source.source).resolve())}
+    is_part = part.cut.start > 0 or part.cut.duration < recording.duration
+    return {**row, "offset": part.cut.start, "duration": part.cut.duration} if is_part else row
 
 
 def record() -> tuple[np.ndarray, int]:

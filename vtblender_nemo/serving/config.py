@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.wordings import TRANSCRIPTION_PROMPT, TRANSLATION_PROMPT
 from vtblender_nemo.serving.uploads import AudioLimits
 
 API_KEY_VARIABLE = "VTBLENDER_API_KEY"
@@ -22,6 +23,7 @@ class ServerConfig:
         port: of it.
         api_key: that clients have to show; None for no key, on loopback addresses only.
         max_body_bytes: of a request.
+        body_secs: in which a further part of it has to come.
         max_turns: of a chat.
         max_new_tokens: of an answer; what requests get that do not say.
         timeout_secs: until an answer has to be whole.
@@ -38,19 +40,22 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = None
-    max_body_bytes: int = 64 << 20
+    max_body_bytes: int = 32 << 20
+    body_secs: float = 30.0
     max_turns: int = 64
     max_new_tokens: int = 512
     timeout_secs: float = 120.0
     part_secs: float = 30.0
     subtitle_secs: float = 8.0
     audio: AudioLimits = field(default_factory=AudioLimits)
-    transcription_prompt: str = "Transcribe:"
-    translation_prompt: str = "Translate to English:"
+    transcription_prompt: str = TRANSCRIPTION_PROMPT
+    translation_prompt: str = TRANSLATION_PROMPT
     bias_prompt: str = "These words may occur: {words}"
     report: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.api_key is not None and not self.api_key.strip():
+            raise ConfigError("the key is empty", expected="a key that nobody guesses", knob=API_KEY_VARIABLE)
         if self.api_key is None and not is_loopback(self.host):
             raise ConfigError(
                 "a server that others can reach needs a key",

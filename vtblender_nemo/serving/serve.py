@@ -9,6 +9,9 @@ from vtblender_nemo.models.loading import load_model, pick_device
 from vtblender_nemo.serving.config import ServerConfig
 from vtblender_nemo.serving.engine.engine import Engine, EngineConfig
 
+_CONNECTIONS = 64
+"""Open at once beside those of requests that wait or are answered; uvicorn refuses further ones with 503."""
+
 
 def serve(model: Path, device: str, config: ServerConfig, engine_config: EngineConfig) -> None:
     """Serves until SIGINT or SIGTERM; answers in the making are then finished, as far as `timeout_secs` allows.
@@ -37,6 +40,7 @@ def serve(model: Path, device: str, config: ServerConfig, engine_config: EngineC
             log_level="info",
             timeout_graceful_shutdown=round(config.timeout_secs),
             server_header=False,
+            limit_concurrency=_CONNECTIONS + engine_config.max_rows + engine_config.queue_size,
         )
     finally:
         engine.close()

@@ -39,8 +39,8 @@ class AudioLimits:
 def decode_upload(data: bytes, limits: AudioLimits, sampling_rate: int) -> Audio:
     """An audio file in memory as mono samples; its id follows from its bytes.
 
-    Memory is that of the samples at `sampling_rate`, whatever the file says of itself: no header is trusted with an allocation,
-    and reading ends where `max_secs` are exceeded.
+    Memory is that of the samples at `sampling_rate` (a few times, for a moment), whatever the file says of itself: no header is
+    trusted with an allocation, and reading ends where `max_secs` are exceeded.
 
     Args:
         data: the file.

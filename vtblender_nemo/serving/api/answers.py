@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 
@@ -12,6 +13,8 @@ from vtblender_nemo.serving.engine.engine import Engine
 from vtblender_nemo.serving.engine.requests import Done, Event, Failed, Piece, Sampling
 from vtblender_nemo.serving.engine.stream import Answer
 from vtblender_nemo.serving.metrics import Metrics
+
+T = TypeVar("T")
 
 
 class ClientLeft(Exception):
@@ -72,12 +75,13 @@ class Pieces:
         return Answer(text, self.done)
 
 
-async def while_connected(client: HttpRequest, answering: asyncio.Task[Answer]) -> Answer:
-    """The result of a task, as long as the client waits for it.
+async def while_connected(client: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of some work, as long as the client waits for it.
 
     Raises:
-        ClientLeft: the client has gone; the task is cancelled.
+        ClientLeft: the client has gone; the work is cancelled.
     """
+    answering = asyncio.create_task(work)
     leaving = asyncio.create_task(_left(client))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)

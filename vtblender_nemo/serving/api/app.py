@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vtblender_nemo.serving.api import audio, chat
-from vtblender_nemo.serving.api.guards import KeyGuard, SizeGuard
+from vtblender_nemo.serving.api.guards import BodyGuard, KeyGuard
 from vtblender_nemo.serving.api.problems import problem, tell_problems
 from vtblender_nemo.serving.api.state import ServerState, state_of
 from vtblender_nemo.serving.config import ServerConfig
@@ -37,7 +37,7 @@ def make_app(engine: Engine, config: ServerConfig) -> FastAPI:
     guards = [
         Middleware(_Counted, metrics=metrics),
         Middleware(KeyGuard, key=config.api_key),
-        Middleware(SizeGuard, max_bytes=config.max_body_bytes),
+        Middleware(BodyGuard, max_bytes=config.max_body_bytes, secs=config.body_secs),
     ]
     if config.api_key is None:  # a page from elsewhere could name this machine by a name of its own
         guards.insert(1, Middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK_NAMES))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Request, UploadFile
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.common.subtitles import Segment, subtitles
 from vtblender_nemo.models.long_audio import split_long_audio
-from vtblender_nemo.serving.api.answers import ClientLeft, Pieces
+from vtblender_nemo.serving.api.answers import Pieces, while_connected
 from vtblender_nemo.serving.api.state import ServerState, state_of
-from vtblender_nemo.serving.engine.requests import Sampling
+from vtblender_nemo.serving.engine.requests import BusyError, Sampling
 from vtblender_nemo.serving.uploads import decode_upload
 
 router = APIRouter()
@@ -39,7 +40,8 @@ async def transcriptions(
 ) -> Response:
     """The words of a recording; `prompt` names words that may occur in it."""
     state = state_of(client)
-    return await _told(client, file, state.config.transcription_prompt, prompt, response_format, temperature, language)
+    asked = _Asked("transcribe", state.config.transcription_prompt, prompt, response_format, temperature, language)
+    return await _told(client, file, asked)
 
 
 @router.post("/v1/audio/translations")
@@ -53,52 +55,65 @@ async def translations(
 ) -> Response:
     """The words of a recording in English; `prompt` names words that may occur."""
     state = state_of(client)
-    return await _told(client, file, state.config.translation_prompt, prompt, response_format, temperature, "en")
+    asked = _Asked("translate", state.config.translation_prompt, prompt, response_format, temperature, "en")
+    return await _told(client, file, asked)
 
 
-async def _told(
-    client: Request,
-    file: UploadFile,
-    instruction: str,
-    words: str | None,
-    form: Format,
-    temperature: float,
-    language: str | None,
-) -> Response:
-    form_fields = await client.form()
-    if str(form_fields.get("stream", "false")).lower() == "true":
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked about a file."""
+
+    task: Literal["transcribe", "translate"]
+    instruction: str
+    words: str | None
+    form: Format
+    temperature: float
+    language: str | None
+
+
+async def _told(client: Request, file: UploadFile, asked: _Asked) -> Response:
+    fields = await client.form()
+    if str(fields.get("stream", "false")).lower() == "true":
         raise DataError(
             "transcripts are not streamed", value="stream=true", expected="stream=false, or a chat completion"
         )
     state = state_of(client)
-    audio = await run_in_threadpool(decode_upload, await file.read(), state.config.audio, state.sampling_rate)
-    if words:
-        instruction = f"{state.config.bias_prompt.replace('{words}', words)} {instruction}"
-    part_secs = state.config.subtitle_secs if form in _TIMED else state.config.part_secs
-    sampling = Sampling(state.config.max_new_tokens, temperature=temperature)
-    segments = await _segments(client, state, instruction, audio, part_secs, sampling)
-    return written(segments, form, audio.duration_secs, language)
+    data = await file.read()
+    audio = await state.decode(lambda: decode_upload(data, state.config.audio, state.sampling_rate))
+    instruction = asked.instruction
+    if asked.words:
+        instruction = f"{state.config.bias_prompt.replace('{words}', asked.words)} {instruction}"
+    part_secs = state.config.subtitle_secs if asked.form in _TIMED else state.config.part_secs
+    sampling = Sampling(state.config.max_new_tokens, temperature=asked.temperature)
+    segments = await while_connected(client, _segments(state, instruction, audio, part_secs, sampling))
+    return written(segments, asked.form, audio.duration_secs, asked.task, asked.language)
 
 
 async def _segments(
-    client: Request, state: ServerState, instruction: str, audio: Audio, part_secs: float, sampling: Sampling
+    state: ServerState, instruction: str, audio: Audio, part_secs: float, sampling: Sampling
 ) -> list[Segment]:
-    """The parts of a recording with their words, in order.
+    """The parts of a recording with their words, in order; a few are answered at a time, all within one time limit.
 
     Raises:
-        ClientLeft: nobody waits for them any more.
+        BusyError: the queue has no room for the first part; later ones wait.
         VTBlenderError: whatever kept the engine from answering one of them.
     """
     whole = Conversation("upload", (Turn("user", (Text(instruction), audio)),))
-    parts = await run_in_threadpool(split_long_audio, [whole], part_secs, state.sampling_rate)
-    room = asyncio.Semaphore(_PARTS_AT_ONCE)
+    parts = await state.decode(lambda: split_long_audio([whole], part_secs, state.sampling_rate))
+    room, end = asyncio.Semaphore(_PARTS_AT_ONCE), time.monotonic() + state.config.timeout_secs
+
+    def asked(part: Conversation) -> Pieces:
+        return Pieces(state.engine, state.metrics, part.turns, sampling, end - time.monotonic())
 
     async def words_of(part: Conversation) -> str:
         async with room:
-            if await client.is_disconnected():
-                raise ClientLeft
-            answer = Pieces(state.engine, state.metrics, part.turns, sampling, state.config.timeout_secs)
-            return (await answer.whole()).text
+            while True:
+                try:
+                    return (await asked(part).whole()).text
+                except BusyError as error:
+                    if part is parts.conversations[0] or time.monotonic() > end:
+                        raise
+                    await asyncio.sleep(error.retry_secs / 10)
 
     tasks = [asyncio.create_task(words_of(part)) for part in parts.conversations]
     try:
@@ -110,7 +125,9 @@ async def _segments(
     return [Segment(start, end, text) for start, end, text in zip([0.0, *ends], ends, texts, strict=False)]
 
 
-def written(segments: Sequence[Segment], form: Format, duration_secs: float, language: str | None) -> Response:
+def written(
+    segments: Sequence[Segment], form: Format, duration_secs: float, task: str, language: str | None
+) -> Response:
     """Segments in one of OpenAI's formats."""
     text = " ".join(segment.text for segment in segments if segment.text)
     if form == "json":
@@ -120,7 +137,7 @@ def written(segments: Sequence[Segment], form: Format, duration_secs: float, lan
             {"id": number, "start": round(one.start_secs, 3), "end": round(one.end_secs, 3), "text": one.text}
             for number, one in enumerate(segments)
         ]
-        about = {"task": "transcribe", "language": language or "", "duration": round(duration_secs, 3)}
+        about = {"task": task, "language": language or "", "duration": round(duration_secs, 3)}
         return JSONResponse({**about, "text": text, "segments": rows})
     if form == "text":
         return PlainTextResponse(text + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
@@ -10,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from vtblender_nemo.common.errors import VTBlenderError
@@ -28,14 +26,14 @@ async def chat_completions(body: ChatRequest, client: Request) -> Response:
     """The next answer of a chat, whole or in pieces."""
     state = state_of(client)
     body.check()
-    turns = await run_in_threadpool(body.turns, state.config, state.sampling_rate)
+    turns = await state.decode(lambda: body.turns(state.config, state.sampling_rate))
     pieces = Pieces(state.engine, state.metrics, turns, body.sampling(state.config), state.config.timeout_secs)
     about = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": state.config.model_name}
     if body.stream:
-        first = await _first(pieces)  # what cannot be answered has its status code
+        first = await while_connected(client, _first(pieces))  # what cannot be answered has its status code
         with_usage = body.stream_options is not None and body.stream_options.include_usage
         return StreamingResponse(_chunks(first, about, pieces, with_usage), media_type="text/event-stream")
-    answer = await while_connected(client, asyncio.create_task(pieces.whole()))
+    answer = await while_connected(client, pieces.whole())
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": answer.text, "refusal": None},

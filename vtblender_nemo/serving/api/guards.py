@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vtblender_nemo.serving.api.problems import problem
+
+_CLOSE = {"Connection": "close"}
 
 _OPEN = ("/", "/health")
 _OPEN_FOLDER = "/page/"
@@ -52,48 +56,68 @@ def _is_open(path: str) -> bool:
     return path in _OPEN or (path.startswith(_OPEN_FOLDER) and ".." not in path)
 
 
-class SizeGuard:
-    """Refuses bodies that are too large, by what they say of themselves and by what comes.
+class BodyGuard:
+    """Refuses bodies that are too large, by what they say of themselves and by what comes, and those that do not come on.
 
     Args:
         app: what comes after.
         max_bytes: of a body.
+        secs: in which a further part of it has to come.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, secs: float) -> None:
+        self._app, self._max_bytes, self._secs = app, max_bytes, secs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = problem(413, f"the request is larger than {self._max_bytes} bytes", {"Connection": "close"})
         said = Headers(scope=scope).get("content-length", "0")
         if not said.isdigit() or int(said) > self._max_bytes:
-            await refusal(scope, receive, send)
+            await self._too_large()(scope, receive, send)
             return
-        came, is_over, has_answered = 0, False, False
-
-        async def counted() -> Message:
-            nonlocal came, is_over
-            message = await receive()
-            came += len(message.get("body", b""))
-            if came > self._max_bytes:
-                is_over = True
-                raise ClientDisconnect
-            return message
+        body = _Body(receive, self._max_bytes, self._secs)
+        has_answered = False
 
         async def noted(message: Message) -> None:
             nonlocal has_answered
-            if is_over and not has_answered:
+            if body.refused and not has_answered:
                 return  # what the app says of the cut body
             has_answered = True
             await send(message)
 
         try:
-            await self._app(scope, counted, noted)
+            await self._app(scope, body.receive, noted)
         except ClientDisconnect:
-            if not is_over:
+            if not body.refused:
                 raise
-        if is_over and not has_answered:
+        if body.refused and not has_answered:
+            refusal = self._too_large() if body.refused == 413 else problem(408, "the request does not come on", _CLOSE)
             await refusal(scope, receive, send)
+
+    def _too_large(self) -> Response:
+        return problem(413, f"the request is larger than {self._max_bytes} bytes", _CLOSE)
+
+
+class _Body:
+    """A body as it comes; `refused` is the status that ends it."""
+
+    def __init__(self, receive: Receive, max_bytes: int, secs: float) -> None:
+        self._receive, self._max_bytes, self._secs = receive, max_bytes, secs
+        self._came, self._is_whole = 0, False
+        self.refused = 0
+
+    async def receive(self) -> Message:
+        if self._is_whole:  # what comes now is that the client has left
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._secs)
+        except asyncio.TimeoutError:
+            self.refused = 408
+            raise ClientDisconnect from None
+        self._came += len(message.get("body", b""))
+        if self._came > self._max_bytes:
+            self.refused = 413
+            raise ClientDisconnect
+        self._is_whole = not message.get("more_body", False)
+        return message

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from vtblender_nemo.common.errors import VTBlenderError
 from vtblender_nemo.serving.api.answers import ClientLeft
-from vtblender_nemo.serving.engine.requests import BusyError, LateError, StoppedError
+from vtblender_nemo.serving.engine.requests import BusyError, EngineError, LateError, StoppedError
 
 _CLIENT_CLOSED_REQUEST = 499  # as nginx notes it; nobody reads it
 
@@ -28,6 +28,8 @@ def of_error(error: VTBlenderError) -> JSONResponse:
         return problem(429, str(error), {"Retry-After": str(max(1, round(error.retry_secs)))})
     if isinstance(error, LateError):
         return problem(504, str(error))
+    if isinstance(error, EngineError):
+        return problem(500, str(error))
     if isinstance(error, StoppedError):
         return problem(503, str(error), {"Retry-After": "10"})
     return problem(400, str(error))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +14,10 @@ from vtblender_nemo.common.conversation import Audio, Text, Turn, merge_same_rol
 from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.serving.config import ServerConfig
 from vtblender_nemo.serving.engine.requests import Sampling
-from vtblender_nemo.serving.uploads import decode_upload
+from vtblender_nemo.serving.uploads import AudioLimits, decode_upload
+
+MOST_MESSAGES, MOST_PARTS = 1024, 256
+"""Of any request; `ServerConfig.max_turns` may allow fewer. Lists are not read any further than their first mistake."""
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _WITHOUT_EFFECT: dict[str, Sequence[Any]] = {
@@ -29,6 +33,10 @@ _WITHOUT_EFFECT: dict[str, Sequence[Any]] = {
     "frequency_penalty": (0, None),
     "presence_penalty": (0, None),
     "logit_bias": ({}, None),
+    "function_call": ("none", "auto", None),
+    "top_k": (0, -1, None),
+    "min_p": (0, None),
+    "repetition_penalty": (1, None),
 }
 """Fields that change what is answered, with the values at which they do not."""
 
@@ -54,13 +62,17 @@ class AudioPart(BaseModel):
     input_audio: InputAudio
 
 
+_Part = Annotated[TextPart | AudioPart, Field(discriminator="type")]
+_Parts = Annotated[list[_Part], Field(max_length=MOST_PARTS, fail_fast=True)]
+
+
 class ChatMessage(BaseModel):
     """One message of a chat."""
 
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart | AudioPart] | None = None
+    content: str | _Parts | None = None
 
 
 class StreamOptions(BaseModel):
@@ -74,7 +86,7 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -111,35 +123,38 @@ class ChatRequest(BaseModel):
         """The chat, its audio decoded; neighbouring messages of one role are one turn.
 
         Raises:
-            DataError: too many messages, or one without content.
+            DataError: too many messages.
             AudioError: audio that cannot be decoded, or is outside the limits.
         """
         if len(self.messages) > config.max_turns:
             raise DataError("too many messages", value=len(self.messages), expected=f"at most {config.max_turns}")
+        decode = _Decoder(config.audio, sampling_rate)
         turns = [
-            Turn(_ROLES[message.role], tuple(_parts(message, config, sampling_rate)))  # type: ignore[arg-type]
+            Turn(_ROLES[message.role], tuple(_parts(message, decode)))  # type: ignore[arg-type]
             for message in self.messages
         ]
-        audio_secs = sum(audio.duration_secs for turn in turns for audio in turn.audios)
-        if audio_secs > config.audio.max_secs:
-            raise DataError(
-                "too much audio in a chat",
-                value=f"{audio_secs:.0f} s",
-                expected=f"at most {config.audio.max_secs:.0f} s",
-            )
         return merge_same_role(turns)
 
 
-def _parts(message: ChatMessage, config: ServerConfig, sampling_rate: int) -> Iterator[Text | Audio]:
+class _Decoder:
+    """Decodes the audios of one request, all of which share the seconds that an audio may have."""
+
+    def __init__(self, limits: AudioLimits, sampling_rate: int) -> None:
+        self._left, self._sampling_rate = limits, sampling_rate
+
+    def __call__(self, data: str) -> Audio:
+        audio = decode_upload(_bytes_of(data), self._left, self._sampling_rate)
+        self._left = replace(self._left, max_secs=self._left.max_secs - audio.duration_secs)
+        return audio
+
+
+def _parts(message: ChatMessage, decode: Callable[[str], Audio]) -> Iterator[Text | Audio]:
     content = message.content
     if content is None or isinstance(content, str):
         yield Text(content or "")
         return
     for part in content:
-        if isinstance(part, TextPart):
-            yield Text(part.text)
-        else:
-            yield decode_upload(_bytes_of(part.input_audio.data), config.audio, sampling_rate)
+        yield Text(part.text) if isinstance(part, TextPart) else decode(part.input_audio.data)
 
 
 def _bytes_of(data: str) -> bytes:

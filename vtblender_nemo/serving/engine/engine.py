@@ -14,36 +14,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from vtblender_nemo.backbones.decoding import Chooser
 from vtblender_nemo.backbones.kv_cache import can_grow
 from vtblender_nemo.common.conversation import Turn, check_turns
-from vtblender_nemo.common.errors import ConfigError, VTBlenderError
-from vtblender_nemo.models.generation import answering, check_length
-from vtblender_nemo.models.slots import Slot, positions_of, read_slots
-from vtblender_nemo.serving.engine.prefill import Prompt, embed_prompts, run_prompts
-from vtblender_nemo.serving.engine.prefixes import PrefixStore
+from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.models.generation import answering
+from vtblender_nemo.serving.engine.admission import Admission
+from vtblender_nemo.serving.engine.prefixes import Mark, PrefixStore
 from vtblender_nemo.serving.engine.requests import (
     BusyError,
     Done,
+    EngineError,
     Failed,
-    LateError,
     Listener,
     Piece,
     Reason,
     Request,
     Sampling,
     StoppedError,
-    Usage,
 )
 from vtblender_nemo.serving.engine.running import Row, RunningRows
-from vtblender_nemo.serving.engine.text import GrowingText
 
 if TYPE_CHECKING:
     from vtblender_nemo.models.vtblender import VTBlenderModel
 
 logger = logging.getLogger(__name__)
+
+_MOST_FAILURES = 3
+"""Rounds in a row that may fail before the engine takes its device for lost, as CUDA's is after an assertion."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class EngineConfig:
 
     Attributes:
         max_rows: answers in the making.
-        max_positions: places in their cache, padding included; a single request may have more.
+        max_positions: places that their cache may come to have, padding included; a single request may have more.
         queue_size: requests that wait; further ones are refused.
         window_secs: an idle engine waits so long for more requests to run together with the first one.
         prefix_bytes: memory for the heads of chats that may go on; 0 runs every chat from its beginning.
@@ -65,15 +62,10 @@ class EngineConfig:
     prefix_bytes: int = 1 << 28
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("max_rows", 1),
-            ("max_positions", 1),
-            ("queue_size", 1),
-            ("window_secs", 0),
-            ("prefix_bytes", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is too small", value=getattr(self, name), expected=f"at least {least}")
+        least = {"max_rows": 1, "max_positions": 1, "queue_size": 1, "window_secs": 0, "prefix_bytes": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ConfigError(f"{name} is too small", value=getattr(self, name), expected=f"at least {value}")
 
 
 class Engine:
@@ -96,14 +88,17 @@ class Engine:
             )
         self.model = model
         self.config = config
-        self._format = model.chat_format
-        self._running = RunningRows(model.llm, self._format.stop_ids)
         self._prefixes = PrefixStore(config.prefix_bytes)
+        self._running = RunningRows(model.llm, model.chat_format.stop_ids)
+        self._admission = Admission(model, self._prefixes, config.max_rows, config.max_positions)
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._failures = 0
+        self._has_model = threading.Event()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
+        self._has_model.wait()
 
     # What others call -------------------------------------------------------------------------------------------------
 
@@ -115,7 +110,7 @@ class Engine:
         Args:
             turns: ends with a user turn; audios of one id have the same samples.
             sampling: how the next answer is generated.
-            listener: called by the engine's thread.
+            listener: called by the engine's thread, or for requests that are given up by another's.
             within_secs: the answer has to be whole by then, else it fails; None for never.
 
         Returns:
@@ -130,18 +125,30 @@ class Engine:
         deadline = None if within_secs is None else time.monotonic() + within_secs
         request = Request(tuple(turns), sampling, listener, deadline)
         with self._changed:
-            if self._closing:
-                raise StoppedError("the engine is closed")
-            if len(self._waiting) >= self.config.queue_size:
-                raise BusyError("too many requests wait", value=len(self._waiting), expected="a later try")
+            self.check_room()
             self._waiting.append(request)
             self._changed.notify_all()
         return request
 
+    def check_room(self) -> None:
+        """To be called before work is done for a request that may not be taken.
+
+        Raises:
+            BusyError: the queue is full of requests that somebody waits for.
+            StoppedError: the engine is closed.
+        """
+        with self._changed:
+            if self._closing:
+                raise StoppedError("the engine is closed")
+            if len(self._waiting) >= self.config.queue_size:
+                self._give_up_waiting()
+            if len(self._waiting) >= self.config.queue_size:
+                raise BusyError("too many requests wait", value=len(self._waiting), expected="a later try")
+
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting)
+        return len(self._waiting) + (self._admission.held is not None)
 
     @property
     def running(self) -> int:
@@ -168,141 +175,79 @@ class Engine:
     # The engine's own thread ------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        with answering(self.model), self.model.llm.decoding_weights():
-            while self._wait():
-                try:
-                    self._round()
-                except Exception as error:
-                    logger.exception("the answers in the making are lost")
-                    self._fail_running(StoppedError(f"the engine failed ({type(error).__name__}: {error})"))
-        closed = StoppedError("the engine was closed")
-        self._fail_running(closed)
-        while self._waiting:
-            _tell(self._waiting.popleft(), Failed(closed))
+        try:
+            with answering(self.model), self.model.llm.decoding_weights():
+                self._has_model.set()
+                while self._wait():
+                    self._round_or_fail()
+        finally:
+            self._has_model.set()
+            with self._changed:
+                self._closing = True
+                held = self._admission.held
+                left = [*(row.request for row in self._running.rows), *([held] if held else []), *self._waiting]
+                self._waiting.clear()
+            self._running = RunningRows(self.model.llm, self.model.chat_format.stop_ids)
+            for request in left:
+                request.tell(Failed(StoppedError("the engine was closed")))
 
     def _wait(self) -> bool:
         """Until there is work; False if there will be none."""
         with self._changed:
             idle = not self._running.rows
-            self._changed.wait_for(lambda: self._closing or self._waiting or self._running.rows)
+            self._changed.wait_for(lambda: self._closing or self.waiting or self._running.rows)
             if idle and self.config.window_secs:
                 enough = self.config.max_rows
                 self._changed.wait_for(lambda: self._closing or len(self._waiting) >= enough, self.config.window_secs)
             return not self._closing
 
+    def _round_or_fail(self) -> None:
+        try:
+            self._round()
+            self._failures = 0
+        except Exception as error:
+            logger.exception("the answers in the making are lost")
+            failed = EngineError(f"the model failed ({type(error).__name__}: {error})")
+            for row in self._running.rows:
+                row.request.tell(Failed(failed))
+            self._running = RunningRows(self.model.llm, self.model.chat_format.stop_ids)
+            self._failures += 1
+            self._closing = self._closing or self._failures >= _MOST_FAILURES
+
     def _round(self) -> None:
-        self._admit()
+        with self._changed:
+            self._give_up_waiting()
+        self._admission.admit(self._waiting, self._changed, self._running)
         if not self._running.rows:
             return
         self._running.step()
         for row in self._running.rows:
-            self._tell_growth(row)
-        self._dismiss([row for row in self._running.rows if row.reason is not None or self._is_given_up(row.request)])
+            _tell_growth(row)
+        self._dismiss([row for row in self._running.rows if row.reason is not None or row.request.give_up()])
         if self._running.rows:
             self._running.advance()
 
-    def _admit(self) -> None:
-        prompts: list[Prompt] = []
-        while (request := self._next(len(prompts))) is not None:
-            try:
-                prompts.append(self._prompt(request))
-            except VTBlenderError as error:
-                _tell(request, Failed(error))
-        usable, failed = embed_prompts(self.model.speech_llm, prompts)
-        for row, problem in failed.items():
-            _tell(row.request, Failed(problem))
-        for read in run_prompts(self.model.speech_llm, self._fitting(usable)):
-            self._running.join(read.rows, read.hidden, read.mask, read.cache)
-
-    def _next(self, admitted: int) -> Request | None:
-        """The next request that there is room for."""
-        with self._changed:
-            while self._waiting and len(self._running) + admitted < self.config.max_rows:
-                if self._running.positions > self.config.max_positions:
-                    return None
-                request = self._waiting.popleft()
-                if not self._is_given_up(request):
-                    return request
-        return None
-
-    def _prompt(self, request: Request) -> Prompt:
-        """
-        Raises:
-            DataError: a text that cannot be tokenised.
-        """
-        wanted = list(read_slots(self._format, request.turns))
-        prefix = self._prefixes.find(wanted)
-        row = Row(
-            request,
-            wanted,
-            GrowingText(self._format, request.sampling.stop),
-            self._chooser(request.sampling),
-            cached_positions=positions_of(prefix.slots) if prefix else 0,
-            audio_secs=sum(audio.duration_secs for turn in request.turns for audio in turn.audios),
-        )
-        return Prompt(row, wanted[len(prefix.slots) if prefix else 0 :], prefix)
-
-    def _chooser(self, sampling: Sampling) -> Chooser | None:
-        if sampling.temperature == 0:
-            return None
-        generator = torch.Generator(device=self.model.llm.device)
-        generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
-        return Chooser(
-            self._format.stop_ids,
-            generator=generator,
-            do_sample=True,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=0,
-        )
-
-    def _fitting(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        fitting = []
-        for prompt in prompts:
-            try:
-                limit = prompt.row.request.sampling.max_new_tokens
-                check_length(positions_of(prompt.row.slots), limit, self.model.llm)
-            except VTBlenderError as error:
-                _tell(prompt.row.request, Failed(error))
-            else:
-                fitting.append(prompt)
-        return fitting
-
-    def _tell_growth(self, row: Row) -> None:
-        ids = row.ids[:-1] if row.reason is Reason.STOP else row.ids
-        text = row.text.rest(ids) if row.reason is not None else row.text.grown(ids)
-        if row.text.is_stopped:
-            row.reason = Reason.STOP
-        if text:
-            _tell(row.request, Piece(text))
-
-    def _is_given_up(self, request: Request) -> bool:
-        """Whether nobody waits for an answer any more; the request has heard so."""
-        if request.is_cancelled:
-            _tell(request, Done(Reason.CANCELLED, Usage()))
-            return True
-        if request.deadline is not None and time.monotonic() > request.deadline:
-            _tell(request, Failed(LateError("the answer was not whole in time", knob="a longer time limit")))
-            return True
-        return False
+    def _give_up_waiting(self) -> None:
+        """Takes requests out of the queue that nobody waits for any more, or whose time is over; the lock is held."""
+        for request in [one for one in self._waiting if one.give_up()]:
+            self._waiting.remove(request)
 
     def _dismiss(self, leaving: Sequence[Row]) -> None:
         if not leaving:
             return
-        for row, cache in self._running.dismiss(leaving).items():
-            self._prefixes.keep([*row.slots, *map(Slot, row.ids[:-1])], cache)
+        if self.config.prefix_bytes:
+            for row in leaving:
+                self._prefixes.keep([*row.marks, *map(Mark, row.ids[:-1])], self._running.left_by(row))
+        self._running.dismiss(leaving)
+        for row in leaving:
             if row.reason is not None:
-                _tell(row.request, Done(row.reason, row.usage))
-
-    def _fail_running(self, error: VTBlenderError) -> None:
-        for row in self._running.rows:
-            _tell(row.request, Failed(error))
-        self._running = RunningRows(self.model.llm, self._format.stop_ids)
+                row.request.tell(Done(row.reason, row.usage))
 
 
-def _tell(request: Request, event: Piece | Done | Failed) -> None:
-    """A listener that fails costs nobody else their answer."""
-    try:
-        request.listener(event)
-    except Exception:
-        logger.exception("a listener failed")
+def _tell_growth(row: Row) -> None:
+    ids = row.ids[:-1] if row.reason is Reason.STOP else row.ids
+    text = row.text.rest(ids) if row.reason is not None else row.text.grown(ids)
+    if row.text.is_stopped:
+        row.reason = Reason.STOP
+    if text:
+        row.request.tell(Piece(text))

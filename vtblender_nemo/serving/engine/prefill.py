@@ -17,7 +17,7 @@ from vtblender_nemo.backbones.kv_cache import GrowingCache
 from vtblender_nemo.common.errors import AudioError, DataError
 from vtblender_nemo.models.slots import Slot, embed_slots
 from vtblender_nemo.models.speech_llm import SpeechLLM
-from vtblender_nemo.serving.engine.prefixes import Prefix
+from vtblender_nemo.serving.engine.prefixes import Prefix, marks_of
 from vtblender_nemo.serving.engine.running import Row
 
 
@@ -62,7 +62,7 @@ def embed_prompts(model: SpeechLLM, prompts: Sequence[Prompt]) -> tuple[list[Pro
         return usable, {row: error for _, failed in alone for row, error in failed.items()}
     usable = []
     for prompt, (embeds, placed) in zip(prompts, embedded, strict=True):
-        prompt.row.slots = [*(prompt.prefix.slots if prompt.prefix else ()), *placed]
+        prompt.row.marks = [*(prompt.prefix.marks if prompt.prefix else ()), *marks_of(placed)]
         usable.append(replace(prompt, embeds=embeds))
     return usable, {}
 

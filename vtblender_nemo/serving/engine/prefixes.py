@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vtblender_nemo.backbones.kv_cache import GrowingCache
-from vtblender_nemo.common.conversation import Audio
-from vtblender_nemo.models.slots import Slot, common_slots, positions_of
+from vtblender_nemo.models.slots import Slot
+
+_MOST_CHATS = 1024  # each of them is looked at for every request
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is remembered of a slot: its token, or which audio it was, and its positions."""
+
+    token: int
+    audio_id: str | None = None
+    positions: int = 1
+
+
+def marks_of(slots: Iterable[Slot]) -> list[Mark]:
+    """Slots without their audio; ids tell audios apart, and have to follow from what they hold."""
+    return [Mark(slot.token, slot.audio.cut.id if slot.audio else None, slot.positions) for slot in slots]
+
+
+def positions_of(marks: Iterable[Mark]) -> int:
+    """How many positions marks take together."""
+    return sum(mark.positions for mark in marks)
 
 
 @dataclass(frozen=True)
@@ -15,17 +35,12 @@ class Prefix:
     """What a request need not run again.
 
     Attributes:
-        slots: of the prompt's head.
+        marks: of the prompt's head.
         cache: a copy of its keys and values, one row.
     """
 
-    slots: Sequence[Slot]
+    marks: Sequence[Mark]
     cache: GrowingCache
-
-
-def same_audio(one: Audio | None, other: Audio | None) -> bool:
-    """Whether two slots hold the same audio: ids tell, as those of requests come from their bytes."""
-    return (one and one.cut.id) == (other and other.cut.id)
 
 
 class PrefixStore:
@@ -40,46 +55,46 @@ class PrefixStore:
         self._max_bytes = max_bytes
         self._least_positions = least_positions
         self._held: list[Prefix] = []  # the one used last stands last
-
-    @property
-    def bytes(self) -> int:
+        self.bytes = 0
         """Memory that is held."""
-        return sum(prefix.cache.bytes for prefix in self._held)
 
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def find(self, wanted: Sequence[Slot]) -> Prefix | None:
-        """The longest head of a prompt that is held; never all of it, as one position has to run.
-
-        Args:
-            wanted: slots of the prompt, audios not yet counted.
-        """
-        lengths = [min(common_slots(prefix.slots, wanted, same_audio), len(wanted) - 1) for prefix in self._held]
+    def find(self, wanted: Sequence[Mark]) -> Prefix | None:
+        """The longest head of a prompt that is held; never all of it, as one position has to run."""
+        lengths = [min(_common(prefix.marks, wanted), len(wanted) - 1) for prefix in self._held]
         if not lengths:
             return None
         best = max(range(len(lengths)), key=lambda number: lengths[number])
-        slots = self._held[best].slots[: lengths[best]]
-        if positions_of(slots) < self._least_positions:
+        marks = self._held[best].marks[: lengths[best]]
+        if positions_of(marks) < self._least_positions:
             return None
         prefix = self._held.pop(best)
         self._held.append(prefix)
-        return Prefix(slots, prefix.cache.part(0, 0, positions_of(slots)))
+        return Prefix(marks, prefix.cache.part(0, 0, positions_of(marks)))
 
-    def keep(self, slots: Sequence[Slot], cache: GrowingCache) -> None:
+    def keep(self, marks: Sequence[Mark], cache: GrowingCache) -> None:
         """Holds a chat, in place of its own earlier turns; those that were not used for longest leave first.
 
         Args:
-            slots: of the chat, answer included.
+            marks: of the chat, answer included.
             cache: their keys and values, one row.
         """
         if cache.bytes > self._max_bytes:
             return
-        self._held = [one for one in self._held if common_slots(one.slots, slots, same_audio) < len(one.slots)]
-        self._held.append(Prefix(slots, cache))
-        while self.bytes > self._max_bytes:
-            del self._held[0]
+        self._hold([one for one in self._held if _common(one.marks, marks) < len(one.marks)] + [Prefix(marks, cache)])
+        leaving = 0
+        while self.bytes > self._max_bytes or len(self._held) - leaving > _MOST_CHATS:
+            self.bytes -= self._held[leaving].cache.bytes
+            leaving += 1
+        del self._held[:leaving]
 
-    def clear(self) -> None:
-        """Forgets everything."""
-        self._held.clear()
+    def _hold(self, held: list[Prefix]) -> None:
+        self._held = held
+        self.bytes = sum(prefix.cache.bytes for prefix in held)
+
+
+def _common(held: Sequence[Mark], wanted: Sequence[Mark]) -> int:
+    """How many marks are alike at the head of both; positions of audios are not known of what is wanted."""
+    for number, (one, other) in enumerate(zip(held, wanted, strict=False)):
+        if (one.token, one.audio_id) != (other.token, other.audio_id):
+            return number
+    return min(len(held), len(wanted))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -10,6 +12,8 @@ from typing import TypeAlias
 
 from vtblender_nemo.common.conversation import Turn
 from vtblender_nemo.common.errors import ConfigError, VTBlenderError
+
+logger = logging.getLogger(__name__)
 
 
 class BusyError(VTBlenderError):
@@ -22,6 +26,10 @@ class BusyError(VTBlenderError):
     retry_secs: float = 1.0
 
 
+class EngineError(VTBlenderError):
+    """The model failed on a request, or on one that was answered beside it."""
+
+
 class LateError(VTBlenderError):
     """The answer was not whole in the time that was given for it."""
 
@@ -30,16 +38,20 @@ class StoppedError(VTBlenderError):
     """The engine has been closed, or its device has failed, and answers nobody any more."""
 
 
+MOST_STOPS, LONGEST_STOP = 4, 256
+_LEAST_TEMPERATURE = 0.01  # logits divided by less may become infinite
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How one answer is generated.
 
     Attributes:
         max_new_tokens: length limit.
-        temperature: 0 for the likeliest token each time.
+        temperature: 0 for the likeliest token each time; so little that it comes to the same counts as 0.
         top_p: share of the probability that is drawn from.
         seed: of the draws; None for another each time.
-        stop: texts that end the answer and are not part of it.
+        stop: texts that end the answer and are not part of it; at most `MOST_STOPS`, of `LONGEST_STOP` characters.
     """
 
     max_new_tokens: int = 256
@@ -55,8 +67,16 @@ class Sampling:
             raise _out_of_range("temperature", self.temperature, "0 to 2")
         if not 0 < self.top_p <= 1:
             raise _out_of_range("top_p", self.top_p, "more than 0, at most 1")
-        if any(not text for text in self.stop):
-            raise _out_of_range("stop", list(self.stop), "texts that are not empty")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise _out_of_range("seed", self.seed, "a whole number of 64 bits")
+        if len(self.stop) > MOST_STOPS or not all(0 < len(text) <= LONGEST_STOP for text in self.stop):
+            expected = f"at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
+            raise _out_of_range("stop", [text[:20] for text in self.stop[: MOST_STOPS + 1]], expected)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken each time."""
+        return self.temperature < _LEAST_TEMPERATURE
 
 
 def _out_of_range(name: str, value: object, expected: str) -> ConfigError:
@@ -127,13 +147,25 @@ class Request:
         sampling: how it is answered.
         listener: hears the answer.
         deadline: of `time.monotonic`; a request that is older is given up with an error. None for never.
+        is_over: the listener has heard the last event.
     """
 
     turns: tuple[Turn, ...]
     sampling: Sampling
     listener: Listener
     deadline: float | None = None
+    is_over: bool = False
     _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def tell(self, event: Event) -> None:
+        """Hands an event to the listener; one that fails costs nobody else their answer. Nothing follows the last event."""
+        if self.is_over:
+            return
+        self.is_over = not isinstance(event, Piece)
+        try:
+            self.listener(event)
+        except Exception:
+            logger.exception("a listener failed")
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more; its place is free after the next token."""
@@ -142,3 +174,17 @@ class Request:
     @property
     def is_cancelled(self) -> bool:
         return self._cancelled.is_set()
+
+    def give_up(self) -> bool:
+        """Tells the end to a request that nobody waits for any more, or whose time is over.
+
+        Returns:
+            Whether it is one.
+        """
+        if self.is_cancelled:
+            self.tell(Done(Reason.CANCELLED, Usage()))
+        elif self.deadline is not None and time.monotonic() > self.deadline:
+            self.tell(Failed(LateError("the answer was not whole in time", knob="a longer time limit")))
+        else:
+            return False
+        return True

@@ -14,7 +14,7 @@ from torch import Tensor
 from vtblender_nemo.backbones.decoding import Chooser, advance
 from vtblender_nemo.backbones.kv_cache import GrowingCache
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM
-from vtblender_nemo.models.slots import Slot, positions_of
+from vtblender_nemo.serving.engine.prefixes import Mark, positions_of
 from vtblender_nemo.serving.engine.requests import Reason, Request, Usage
 from vtblender_nemo.serving.engine.text import GrowingText
 
@@ -25,27 +25,29 @@ class Row:
 
     Attributes:
         request: that is answered.
-        slots: of its prompt.
+        marks: of its prompt.
         text: of the answer.
         choose: what draws the next token; None for the likeliest.
         cached_positions: of the prompt, that were in a cache.
         audio_secs: of the prompt.
         ids: of the answer so far.
         reason: why the answer is over; None while it is not.
+        most_positions: of prompt and answer together, by an estimate for audio.
     """
 
     request: Request
-    slots: Sequence[Slot]
+    marks: Sequence[Mark]
     text: GrowingText
     choose: Chooser | None = None
     cached_positions: int = 0
     audio_secs: float = 0.0
     ids: list[int] = field(default_factory=list)
     reason: Reason | None = None
+    most_positions: int = 0
 
     @property
     def usage(self) -> Usage:
-        return Usage(positions_of(self.slots), self.cached_positions, len(self.ids), self.audio_secs)
+        return Usage(positions_of(self.marks), self.cached_positions, len(self.ids), self.audio_secs)
 
 
 class RunningRows:
@@ -73,10 +75,10 @@ class RunningRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def positions(self) -> int:
-        """Places in the cache, padding included."""
-        return self._mask.numel()
+    def most_positions(self, more: Sequence[Row] = ()) -> int:
+        """Places that the cache may come to have with `more` rows, padding included."""
+        rows = [*self.rows, *more]
+        return len(rows) * max((row.most_positions for row in rows), default=0)
 
     def join(self, rows: Sequence[Row], hidden: Tensor, mask: Tensor, cache: GrowingCache) -> None:
         """Takes rows whose prompts have been run.
@@ -113,22 +115,20 @@ class RunningRows:
         embeds = self._llm.embed(self._chosen[:, None])
         self._hidden = advance(self._llm, embeds, self._cache, mask=mask, positions=positions)[:, -1]
 
-    def dismiss(self, leaving: Sequence[Row]) -> dict[Row, GrowingCache]:
-        """Lets rows go, between `step` and `advance`.
+    def left_by(self, row: Row) -> GrowingCache:
+        """A copy of keys and values of a row's prompt, and of its tokens that were run."""
+        number, end = self.rows.index(row), self._mask.shape[1]
+        return self._cache.part(number, end - int(self._mask[number].sum()), end)
 
-        Returns:
-            What each leaves behind: keys and values of its prompt and of the tokens that were run.
-        """
+    def dismiss(self, leaving: Sequence[Row]) -> None:
+        """Lets rows go, between `step` and `advance`."""
         numbers = {self.rows.index(row) for row in leaving}
         end = self._mask.shape[1]
-        left = {
-            self.rows[number]: self._cache.part(number, end - int(self._mask[number].sum()), end) for number in numbers
-        }
         kept = [number for number in range(len(self.rows)) if number not in numbers]
         self.rows = [self.rows[number] for number in kept]
         if not kept:
             self._reset()
-            return left
+            return
         index = torch.tensor(kept, device=self._mask.device)
         self._cache.batch_select_indices(index)
         self._mask = self._mask[index]
@@ -136,7 +136,6 @@ class RunningRows:
         if padding := end - int(self._mask.sum(1).max()):
             self._cache.forget_first(padding)
             self._mask = self._mask[:, padding:]
-        return left
 
     def _choose(self, logits: Tensor) -> Tensor:
         """(B, V) -> (B,) ids."""

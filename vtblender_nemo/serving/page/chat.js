@@ -85,12 +85,12 @@ async function* events(response) {
   }
 }
 
-async function answer(message) {
+async function answer(chat, message) {
   reading = new AbortController();
   const response = await fetch("v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", ...headers() },
-    body: JSON.stringify({ messages, stream: true }),
+    body: JSON.stringify({ messages: chat, stream: true }),
     signal: reading.signal,
   });
   if (!response.ok) {
@@ -127,20 +127,27 @@ async function send() {
     text.textContent = part.text;
     return text;
   }));
-  messages.push({ role: "user", content: sent.map(contentOf) });
+  const chat = messages;  // which "new chat" replaces
+  chat.push({ role: "user", content: sent.map(contentOf) });
   const reply = bubble("assistant");
   reply.classList.add("waiting");
   busy(true);
   try {
-    const text = await answer(reply);
-    messages.push({ role: "assistant", content: text || " " });
-    if (!text) reply.textContent = "(nothing)";
+    const text = await answer(chat, reply);
+    if (text) {
+      chat.push({ role: "assistant", content: text });
+    } else {  // what was answered with nothing is no part of the chat: no turn may be empty
+      chat.pop();
+      reply.textContent = "(nothing)";
+    }
   } catch (error) {  // the message comes back, to be sent again
-    messages.pop();
+    chat.pop();
     shown.remove();
     reply.remove();
-    parts = sent;
-    showParts();
+    if (chat === messages) {
+      parts = [...sent, ...parts];
+      showParts();
+    }
     if (error.name !== "AbortError") tell(error.message);
   } finally {
     reply.classList.remove("waiting");
