@@ -30,6 +30,7 @@ def main() -> None:
     print(f"training in {folder}")  # noqa: T201 (into the log)
     with (folder.parent.parent / "trained.txt").open("a") as file:
         file.write(f"{folder.name}\n")
+    (folder / "threads.txt").write_text(os.environ.get("OMP_NUM_THREADS", "all"))
     match faults.get(folder.name):
         case "exit":
             sys.exit("ModelFileError: no such encoder")

@@ -30,6 +30,7 @@ def ablate(
         *overrides,
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SWEEP_STUB_FAULTS": faults}
+    environment.pop("OMP_NUM_THREADS", None)
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -58,6 +59,12 @@ def test_a_failed_run_stops_no_other_and_is_told_with_its_log(swept: Path) -> No
     assert "no such encoder" in ending
     assert f"log: {swept}/runs/joint-seed2/log.txt" in ending
     assert "speech_only-seed1: the process was ended by signal 9" in ending
+
+
+def test_runs_beside_each_other_share_the_cores(swept: Path) -> None:
+    """The launcher `local` starts two at a time."""
+    threads = {(swept / "runs" / name / "threads.txt").read_text() for name in BOTH}
+    assert threads == {str(max(1, (os.cpu_count() or 1) // 2))}
 
 
 def test_the_report_has_what_was_done(swept: Path) -> None:

@@ -22,6 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -141,7 +142,7 @@ def _run(module: str, directory: Path) -> tuple[int, str]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**_share_of_cores(), **os.environ, "PYTHONPATH": paths},
         )
         try:
             code = process.wait()
@@ -151,6 +152,14 @@ def _run(module: str, directory: Path) -> tuple[int, str]:
                 process.wait()
     lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     return code, "\n".join([line for line in lines if line.strip()][-_LAST_LINES:])
+
+
+def _share_of_cores() -> dict[str, str]:
+    """Threads for a run that has others beside it on this machine: with all cores for each, they would wait for each other."""
+    launcher = HydraConfig.get().launcher if HydraConfig.initialized() else {}
+    beside, cores = int(launcher.get("n_jobs") or 1), os.cpu_count() or 1
+    beside = cores if beside < 0 else beside  # joblib's way to say all
+    return {"OMP_NUM_THREADS": str(max(1, cores // beside))} if beside > 1 else {}
 
 
 def _exit_in_words(code: int) -> str:
