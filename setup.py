@@ -62,7 +62,15 @@ EXTRAS = {
     "embedding": ["sentence-transformers>=5.2,<7"],  # for embedding_similarity_percent
     "lmms": ["lmms_eval[audio]>=0.7,<0.8"],
     "slurm": ["hydra-submitit-launcher>=1.2,<1.3"],
-    "serve": ["fastapi>=0.115,<1", "prometheus_client>=0.21,<1", "python-multipart>=0.0.20,<1", "uvicorn>=0.30,<1"],
+    "serve": [
+        "anyio>=4,<5",
+        "fastapi>=0.115,<1",
+        "prometheus_client>=0.21,<1",
+        "pydantic>=2.10,<3",
+        "python-multipart>=0.0.20,<1",
+        "starlette>=0.41,<2",
+        "uvicorn>=0.30,<1",
+    ],
     "microphone": ["sounddevice>=0.5,<1"],
     "megatron": ["megatron-core>=0.16,<0.17"],
     "cuda": ["liger-kernel>=0.8,<0.9"],  # the loss as one kernel

@@ -107,7 +107,9 @@ class Page:
         return self.answers()[-1] if len(self.answers()) > count else ""
 
     def answers(self) -> list[str]:
-        return [one.text for one in self.find(".message.assistant")]
+        """At one moment: the page may take a message away at any other."""
+        texts = "return [...document.querySelectorAll('.message.assistant')].map(one => one.innerText)"
+        return self._browser.execute_script(texts)
 
     def problem(self) -> str:
         return self.find("#problem")[0].text
