@@ -32,6 +32,9 @@ def test_the_world_is_made_by_one_run_alone(swept: Path) -> None:
     assert len(logs) == 3
     assert sum("content: speaking" in log for log in logs) == 1
     assert sum("language model: reused" in log for log in logs) == 2
+    bases = [json.loads(path.read_text())["about"]["bases"] for path in swept.glob("runs/*/run.json")]
+    assert bases[0].keys() == {"llm", "encoder"}
+    assert bases == [bases[0]] * 3
 
 
 def test_scores_are_those_of_each_runs_own_report(swept: Path) -> None:

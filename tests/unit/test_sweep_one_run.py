@@ -169,7 +169,7 @@ def test_a_run_tells_when_its_validation_reached_a_level(
     scores = one_run.make_run(cfg)
     found = {name: one.value for name, one in scores.measures.items() if "steps_to" in name}
     assert found == {"sqa.steps_to_50": 126.0, "sqa.steps_to_90": 288.0, "asr.steps_to_20": 72.0}
-    assert scores.about == {"never_reached": ["sqa.steps_to_90"]}
+    assert scores.about["never_reached"] == ["sqa.steps_to_90"]
 
 
 def test_levels_are_of_scores_that_are_validated(tmp_path: Path, trainings: list[tuple[str, DictConfig]]) -> None:

@@ -17,12 +17,21 @@ from vtblender_nemo.experiments.sweep_report import make_report
 
 
 def add_run(
-    folder: Path, variant: str, seed: int, value: float, x: float | None = None, line: str = "", **settings: object
+    folder: Path,
+    variant: str,
+    seed: int,
+    value: float,
+    x: float | None = None,
+    line: str = "",
+    bases: str = "one",
+    **settings: object,
 ) -> None:
     run = folder / "runs" / f"{variant}-seed{seed}"
     run.mkdir(parents=True)
     measured = Measured(value, 100, 0, "d", value + np.random.default_rng(0).normal(0, 0.5, 500), "lower")
-    write_run(RunScores(variant, seed, x, {"asr.wer": measured}, {"training": 60.0}, {}, line), run)
+    write_run(
+        RunScores(variant, seed, x, {"asr.wer": measured}, {"training": 60.0}, {"bases": {"llm": bases}}, line), run
+    )
     (run / "settings.json").write_text(json.dumps({"variant.name": variant, **settings}))
 
 
@@ -107,3 +116,19 @@ def test_bars_show_the_reference_apart(tmp_path: Path) -> None:
     report = make_report(sweep_of(tmp_path, reference="r4"))
     assert {path.name for path in tmp_path.glob("*.png")} == {"scores.png", "differences.png"}
     assert sweep_plots.write_plots(report.values, ["nothing.was_measured"], tmp_path) == []
+
+
+def test_runs_that_were_to_share_their_bases_and_do_not_are_named(tmp_path: Path) -> None:
+    """Two machines made the world of a sweep; the larger LLM is another by intention."""
+    for variant, seed, bases in (("joint", 1, "one"), ("joint", 2, "two"), ("speech_only", 1, "one")):
+        add_run(tmp_path, variant, seed, 5.0, bases=bases, **{"tiny.llm.hidden": 192})
+    add_run(tmp_path, "large", 1, 5.0, bases="three", **{"tiny.llm.hidden": 256})
+    report = make_report(sweep_of(tmp_path, order=["joint", "speech_only", "large"]))
+    assert report.values["different_bases"] == [["joint-seed1", "speech_only-seed1"], ["joint-seed2"]]
+    assert "- joint-seed1, speech_only-seed1\n- joint-seed2\n" in (tmp_path / "report.md").read_text()
+
+
+def test_runs_that_share_their_bases_are_not(tmp_path: Path) -> None:
+    ranks(tmp_path)
+    assert make_report(sweep_of(tmp_path)).values["different_bases"] == []
+    assert "Different bases" not in (tmp_path / "report.md").read_text()

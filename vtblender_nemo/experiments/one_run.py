@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vtblender_nemo.common.errors import ConfigError, DataError, VTBlenderError
-from vtblender_nemo.common.files import write_json
+from vtblender_nemo.common.files import file_sha256, write_json
 from vtblender_nemo.common.job_folder import alone
 from vtblender_nemo.data.config import read_input_cfg
 from vtblender_nemo.evaluation.jsonl import read_rows
@@ -179,8 +179,14 @@ def _scores(configs: list[DictConfig], variant: VariantConfig) -> RunScores:
         seconds |= {f"{Path(stage.output_dir).name}.{part}": secs for part, secs in _seconds(stage).items()}
     history = Path(cfg.output_dir) / main_job.HISTORY_FILE
     steps, missed = measure_levels(history, variant.levels or {}, cfg.trainer.max_steps)
-    about = {"never_reached": missed} if missed else {}
+    about = {"bases": _bases(cfg)} | ({"never_reached": missed} if missed else {})
     return RunScores(variant.name, int(cfg.seed), variant.x, measures | steps, seconds, about, variant.line)
+
+
+def _bases(cfg: DictConfig) -> dict[str, str]:
+    """Digests of the LLM and the encoder that the training began with, where they are files."""
+    places = {"llm": Path(cfg.model.pretrained_llm) / "model.safetensors", "encoder": Path(cfg.model.pretrained_asr)}
+    return {part: file_sha256(path)[:16] for part, path in places.items() if path.is_file()}
 
 
 def _seconds(cfg: DictConfig) -> dict[str, float]:

@@ -18,6 +18,7 @@ from vtblender_nemo.experiments.settings import SweepConfig
 
 FORMAT = 1
 REPORT_FILE = "report.json"
+_OF_BASES = ("tiny.", "model.pretrained_")
 PAGE_FILE = "report.md"
 
 METHOD = (
@@ -67,6 +68,7 @@ def make_report(sweep: SweepConfig) -> SweepReport:
         "claims": [_judged_values(one) for one in judged],
         "variants": {v: _variant_values(v, runs, measures, sweep.reference) for v in variants},
         "settings": _different_settings({path: run.variant for path, run in done.items()}),
+        "different_bases": _different_bases(done),
         "unfinished": unfinished,
         "method": METHOD,
     }
@@ -175,6 +177,17 @@ def _different_settings(variants: Mapping[Path, str]) -> dict[str, dict[str, Any
     return {key: values for key, values in found.items() if len({json.dumps(v) for v in values.values()}) > 1}
 
 
+def _different_bases(done: Mapping[Path, RunScores]) -> list[list[str]]:
+    """Runs that were to begin with one LLM and one encoder, by those that they did begin with; nothing where all agree."""
+    by_world: dict[str, dict[str, list[str]]] = {}
+    for path, run in done.items():
+        settings = json.loads((path / SETTINGS_FILE).read_text(encoding="utf-8"))
+        world = {key: value for key, value in settings.items() if key.startswith(_OF_BASES)}
+        bases = by_world.setdefault(json.dumps(world, sort_keys=True), {})
+        bases.setdefault(json.dumps(run.about.get("bases"), sort_keys=True), []).append(path.name)
+    return [names for bases in by_world.values() if len(bases) > 1 for names in bases.values()]
+
+
 def _summary(values: Mapping[str, Any], directory: Path) -> str:
     lines = [f"{one['verdict']}: {one['says'] or one['claim']}" for one in values["claims"]]
     for name, why in values["unfinished"].items():
@@ -193,6 +206,13 @@ def _page(values: Mapping[str, Any], sweep: SweepConfig, measures: Sequence[str]
             f"## Less {sweep.reference}",
             "Paired by seed and item.",
             _score_table(values, shown, "minus_reference"),
+        ]
+    if values["different_bases"]:
+        groups = "\n".join(f"- {', '.join(names)}" for names in values["different_bases"])
+        parts += [
+            "## Different bases",
+            "These runs were to share a base LLM and an encoder, and did not, as on different machines; what these differ in is "
+            f"part of the differences above.\n\n{groups}",
         ]
     if values["settings"]:
         parts += ["## What the variants do differently", _settings_table(values)]
