@@ -38,7 +38,7 @@ async def transcriptions(
     response_format: Annotated[Format, Form()] = "json",
     temperature: Annotated[float, Form(ge=0, le=2)] = 0.0,
 ) -> Response:
-    """The words of a recording; `prompt` names words that may occur in it."""
+    """The words of a recording; `prompt` names words that may occur in it, `language` is repeated in the response alone."""
     state = state_of(client)
     asked = _Asked("transcribe", state.config.transcription_prompt, prompt, response_format, temperature, language)
     return await _told(client, file, asked)
