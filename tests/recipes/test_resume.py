@@ -194,12 +194,10 @@ def test_a_full_disk_stops_training_and_leaves_what_was_there(
     config: Any, never_stopped: dict[str, Any], monkeypatch: pytest.MonkeyPatch, asynchronous: bool
 ) -> None:
     cfg = config("full", every_n_steps=1, asynchronous=asynchronous)
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(ModelFileError, match=r"No space left.*checkpoints\.on_failure=go_on"),
-    ):
+    with monkeypatch.context() as patch:
         FullDisk(patch, {4, 5})
-        train(cfg)
+        with pytest.raises(ModelFileError, match=r"No space left.*checkpoints\.on_failure=go_on"):
+            train(cfg)
     whole = files.checkpoints_in(resume_folder(cfg))
     assert [path.name for path in whole] == ["step=00000003.ckpt", "step=00000003-validated.ckpt"]
     assert_same(cfg, train(cfg), never_stopped)
