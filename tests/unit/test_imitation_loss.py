@@ -247,27 +247,39 @@ def test_a_step_in_bfloat16_trains_lora_after_its_teacher_has_used_the_same_laye
     assert all(found[name].abs().sum() > 0 for name in lora)
 
 
-def test_a_step_logs_each_loss_and_counts_every_target(
-    gemma: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_knows_each_loss_and_counts_every_target(gemma: Path, canary: Path) -> None:
     model = make(gemma, canary, BOTH)
-    logged: dict[str, float] = {}
-    monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: float(value)}))
     batch = batch_of(model, CHATS)
     batch.sources = ["imitated" if is_imitated else "other" for is_imitated in IMITATED]
     step, loss = model.training_step(batch, 0), model(batch)
     assert loss.kl is not None
     of_twins = torch.tensor([IMITATED[row] for row in loss.conversation])
     assert step["loss"].item() == pytest.approx(loss.values.sum().item(), rel=1e-5)
-    assert model._targets_in_step == loss.targets == len(of_twins)
+    totals = model.step_losses.totals(model.device, 1)
+    assert totals.targets == loss.targets == len(of_twins)
+    assert totals.loss == pytest.approx(loss.values.sum().item(), rel=1e-5)
     wanted = {
-        "train_loss": loss.values.mean(),
         "train_loss/imitated": loss.values[of_twins].mean(),
         "train_loss/other": loss.values[~of_twins].mean(),
         "train_ce": loss.nll.mean(),
         "train_kl": loss.kl.mean(),
     }
-    assert logged == pytest.approx({name: float(value) for name, value in wanted.items()}, rel=1e-5)
+    assert model.step_losses.means() == pytest.approx({name: float(value) for name, value in wanted.items()}, rel=1e-5)
+
+
+def test_losses_of_micro_batches_are_added_up(gemma: Path, canary: Path) -> None:
+    model = make(gemma, canary, BOTH).eval()
+    losses = []
+    for chats in (CHATS[:2], CHATS[2:]):
+        batch = batch_of(model, chats)
+        model.training_step(batch, 0)
+        losses.append(model(batch).values)
+    every = torch.cat(losses)
+    assert model.step_losses.totals(model.device, 1).targets == len(every)
+    assert model.step_losses.means()[f"train_loss/{batch.sources[0]}"] == pytest.approx(float(every.mean()), rel=1e-5)
+    model.step_losses.clear()
+    assert model.step_losses.totals(model.device, 1).targets == 0
+    assert model.step_losses.means() == {}
 
 
 def test_validation_is_plain_cross_entropy(gemma: Path, canary: Path) -> None:

@@ -71,5 +71,9 @@ class ModelFileError(VTBlenderError):
     """A model file or checkpoint is not what it should be, or is not safe to load."""
 
 
+class TrainingError(VTBlenderError):
+    """Training cannot go on."""
+
+
 class MissingDependencyError(VTBlenderError):
     """An optional package is needed; the message names the extra that installs it."""

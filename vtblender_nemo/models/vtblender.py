@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from nemo.core.classes import ModelPT
 from nemo.core.classes.common import PretrainedModelInfo
 from nemo.utils.get_rank import is_global_rank_zero
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -30,6 +30,7 @@ from vtblender_nemo.models.generation import answer, answer_parts, answering, as
 from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
 from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM
+from vtblender_nemo.models.step_losses import StepLosses
 from vtblender_nemo.models.target_loss import Imitation, TargetLoss
 from vtblender_nemo.models.validation import ValidationRun
 from vtblender_nemo.modules.perception import Perception
@@ -66,7 +67,7 @@ class VTBlenderModel(ModelPT):
             pad_positions_to=self.cfg.pad_positions_to,
             imitation=imitation,
         )
-        self._targets_in_step = 0
+        self.step_losses = StepLosses()
         self._leave_llm_out = False
         self._validation: ValidationRun | None = None
         if self.cfg.get("init_from") and not restoring:
@@ -163,8 +164,7 @@ class VTBlenderModel(ModelPT):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The summed loss of a micro-batch; `on_before_optimizer_step` divides by the targets of the whole step."""
         loss = self.speech_llm(batch)
-        self._targets_in_step += loss.targets
-        self._log_losses(batch, loss)
+        self.step_losses.add(batch, loss)
         total = loss.sum
         return {"loss": total if total.requires_grad else total + self._nothing()}
 
@@ -177,13 +177,22 @@ class VTBlenderModel(ModelPT):
 
         Lightning has divided by the micro-batches of the step, and data-parallel training has averaged over ranks.
         """
-        targets = torch.tensor(float(self._targets_in_step), device=self.device)
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(targets)
-        self._targets_in_step = 0
-        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / float(targets.clamp(min=1))
+        totals = self.step_losses.totals(self.device, self.trainer.world_size)
+        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / max(totals.targets, 1)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
+        if totals.targets:
+            self._log_losses(totals.loss / totals.targets)
+        self.step_losses.clear()
+
+    def _log_losses(self, mean: float) -> None:
+        """Not by `log`, which would repeat the last loss of a source in steps that have none of its rows."""
+        self.log("train_loss", mean, prog_bar=True, logger=False, batch_size=1)
+        step = self.trainer.global_step
+        if (step + 1) % self.trainer.log_every_n_steps == 0:
+            for own in self.trainer.loggers:
+                own.log_metrics({"train_loss": mean, **self.step_losses.means()}, step)
 
     @property
     def oomptimizer_schema(self) -> dict[str, Any]:
@@ -197,27 +206,6 @@ class VTBlenderModel(ModelPT):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device) if isinstance(batch, Batch) else batch
-
-    def _log_losses(self, batch: Batch, loss: TargetLoss) -> None:
-        if not loss.targets:
-            return
-        values = loss.values.detach()
-        sums = values.new_zeros(len(batch)).index_add(0, loss.conversation, values)
-        counts = values.new_zeros(len(batch)).index_add(0, loss.conversation, torch.ones_like(values))
-        self.log("train_loss", values.mean(), prog_bar=True, batch_size=len(batch))
-        for source in sorted(set(batch.sources)):
-            of_source = torch.tensor([name == source for name in batch.sources], device=values.device)
-            if counts[of_source].sum() > 0:
-                mean = sums[of_source].sum() / counts[of_source].sum()
-                self.log(f"train_loss/{source}", mean, batch_size=int(of_source.sum()))
-        if batch.twin is not None:
-            self._log_parts(loss)
-
-    def _log_parts(self, loss: TargetLoss) -> None:
-        """The losses that `train_loss` is made of, each as the mean of the targets that have it."""
-        for name, part in (("train_ce", loss.nll), ("train_kl", loss.kl)):
-            if part is not None and part.numel():
-                self.log(name, part.detach().mean(), batch_size=part.numel())
 
     # Validation -------------------------------------------------------------------------------------------------------
 
@@ -306,6 +294,10 @@ class VTBlenderModel(ModelPT):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = self._trained_only(checkpoint["state_dict"])
+        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY)
+        if OmegaConf.is_config(hyper_parameters):  # plain, so that a checkpoint is read without running what it holds
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = OmegaConf.to_container(hyper_parameters, resolve=True)
+            checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_TYPE, None)
 
     @contextmanager
     def _without_llm(self, leave_out: bool) -> Iterator[None]:

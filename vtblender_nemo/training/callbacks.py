@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import random
 from argparse import Namespace
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from vtblender_nemo.common.files import write_text
 from vtblender_nemo.data.loader import BlendDataModule
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class HistoryLogger(Logger):
     """Appends every logged number to a JSONL file: `{"step": ..., "name": ..., "value": ...}`.
 
     Args:
-        path: the file; a resumed run goes on writing to it, after the rows later than its checkpoint were taken out.
+        path: the file; a resumed run goes on writing to it, after the rows since its checkpoint were taken out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,12 +107,21 @@ class HistoryLogger(Logger):
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     @rank_zero_only
-    def forget_after(self, step: int) -> None:
-        """Takes out rows of steps that will be trained again."""
-        if not self.path.exists():
-            return
-        rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-        write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step), self.path)
+    def save(self) -> None:
+        """Has the rows on the disk, before a checkpoint says that they are there."""
+        if self.path.exists():
+            with self.path.open("a") as file:
+                os.fsync(file.fileno())
+
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    @rank_zero_only
+    def cut(self, size: int) -> None:
+        """Takes out what was written after `size` bytes: it comes again."""
+        if self.size() > size:
+            os.truncate(self.path, size)
 
 
 class LogShares(Callback):
@@ -154,13 +163,30 @@ def share_warnings(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
     return found
 
 
-class ForgetHistory(Callback):
-    """Makes the history go on from the step that training resumes at."""
+class ResumeHistory(Callback):
+    """Makes the history go on from the row that training resumes at."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._trainer: Trainer | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"size": sum(own.size() for own in self._histories())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._size = state_dict["size"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for own in trainer.loggers:
-            if isinstance(own, HistoryLogger):
-                own.forget_after(trainer.global_step)
+        for own in self._histories():
+            own.cut(self._size)
+
+    def _histories(self) -> list[HistoryLogger]:
+        """The one that `fit` adds; none where a trainer is used without it."""
+        loggers = self._trainer.loggers if self._trainer is not None else []
+        return [own for own in loggers if isinstance(own, HistoryLogger)]
 
 
 def _rank() -> int:

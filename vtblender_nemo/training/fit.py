@@ -7,6 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from nemo.utils.exp_manager import exp_manager
@@ -15,15 +17,23 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.precision import bf16_is_fast
 from vtblender_nemo.data.loader import BlendDataModule
+from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.models.vtblender import VTBlenderModel
-from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, LogShares, RandomStates
+from vtblender_nemo.training.callbacks import HistoryLogger, LogShares, RandomStates, ResumeHistory
+from vtblender_nemo.training.checkpoints.config import CheckpointConfig
+from vtblender_nemo.training.checkpoints.files import CheckpointFiles, checkpoints_in
+from vtblender_nemo.training.checkpoints.keeper import CheckpointKeeper
+from vtblender_nemo.training.checkpoints.loop import ResumingLoop
 from vtblender_nemo.training.checks import saved_checkpoint, steps_between_validations
+from vtblender_nemo.training.guards import GuardConfig, StepGuard
 from vtblender_nemo.training.imitation_checks import check_answering_llm, check_twins
 from vtblender_nemo.training.run_config import hold_to_config
 
 HISTORY_FILE = "history.jsonl"
 CONFIG_FILE = "config.yaml"
 LOG_DIR = "training"
+RESUME_DIR = "resume"
+BAD_STEPS_FILE = "bad_steps.jsonl"
 
 
 def build_model(cfg: DictConfig) -> VTBlenderModel:
@@ -66,7 +76,7 @@ def open_data(cfg: DictConfig, model: VTBlenderModel) -> BlendDataModule:
 def fit(
     cfg: DictConfig, model: VTBlenderModel, data: BlendDataModule, callbacks: list[pl.Callback] | None = None
 ) -> pl.Trainer:
-    """Trains to `trainer.max_steps`, from the last checkpoint in `output_dir` where there is one.
+    """Trains to `trainer.max_steps`, from the last whole checkpoint in `output_dir` where there is one.
 
     Args:
         cfg: the whole configuration.
@@ -75,20 +85,30 @@ def fit(
         callbacks: beside those that every training has.
 
     Returns:
-        The trainer, which knows the checkpoints.
+        The trainer, which knows the best checkpoint.
 
     Raises:
         ConfigError: `output_dir` holds the run of another configuration, or this one cannot be run; see `training.checks`.
+        ModelFileError: no checkpoint of the run is whole, or one could not be written.
+        TrainingError: too many steps in a row whose loss or gradient is no number.
+        Stopped: a signal or the time limit ended it before its last step; the same call goes on.
     """
     directory = Path(cfg.output_dir)
     hold_to_config(cfg, directory / CONFIG_FILE)
     validated = bool(data.validation_names)
     saved_checkpoint(cfg.save_checkpoint, validated=validated)
-    trainer = build_trainer(cfg.trainer, [LogShares(data), *(callbacks or [])], validated=validated)
+    kept = read_config(CheckpointConfig, cfg.get("checkpoints") or {}, "checkpoints")
+    files = CheckpointFiles(asynchronous=kept.asynchronous)
+    guard = StepGuard(read_config(GuardConfig, cfg.get("guards") or {}, "guards"), directory / BAD_STEPS_FILE)
+    trainer = build_trainer(cfg.trainer, [guard, LogShares(data), *(callbacks or [])], validated=validated, files=files)
     model.set_trainer(trainer)
     exp_manager(trainer, _exp_manager_config(cfg, scored=validated))
     _add_logger(trainer, HistoryLogger(directory / HISTORY_FILE))
-    trainer.fit(model, datamodule=data, ckpt_path=trainer.ckpt_path)
+    folder = directory / LOG_DIR / RESUME_DIR
+    keeper = CheckpointKeeper(kept, folder.absolute(), files)
+    trainer.callbacks.append(keeper)
+    trainer.fit_loop.epoch_loop = ResumingLoop(trainer, keeper)
+    trainer.fit(model, datamodule=data, ckpt_path=str(folder) if checkpoints_in(folder) else None)
     return trainer
 
 
@@ -97,16 +117,23 @@ def load_best(trainer: pl.Trainer, model: VTBlenderModel) -> None:
 
     Raises:
         ConfigError: no validation has run, so that no checkpoint was scored.
+        ModelFileError: the checkpoint is damaged, or could not be written.
     """
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if not path:
+    best = next((own for own in trainer.checkpoint_callbacks if isinstance(own, ModelCheckpoint)), None)
+    if best is None or not best.best_model_path:
         raise ConfigError(
             "no checkpoint was scored", expected="a validation in time", knob="trainer.val_check_interval"
         )
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+    model.load_state_dict(trainer.strategy.checkpoint_io.load_checkpoint(best.best_model_path)["state_dict"])
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None, *, validated: bool = True) -> pl.Trainer:
+def build_trainer(
+    cfg: DictConfig,
+    callbacks: list[pl.Callback] | None = None,
+    *,
+    validated: bool = True,
+    files: CheckpointFiles | None = None,
+) -> pl.Trainer:
     """Lightning's trainer. The blend has no end, so the steps of the training bound its one epoch.
 
     Args:
@@ -114,6 +141,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None, *
             bf16-mixed where the device is fast in it, else 32-true, and `strategy: auto` bears ranks without audio.
         callbacks: beside those that every training has.
         validated: whether there are validation sets.
+        files: what writes checkpoints; None for Lightning's own.
 
     Raises:
         ConfigError: no end, or no validation before the end.
@@ -132,7 +160,10 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None, *
     settings["precision"] = resolve_precision(settings.get("precision", "auto"), settings.get("accelerator", "auto"))
     if settings.get("strategy", "auto") == "auto" and _may_be_distributed(settings):
         settings["strategy"] = "ddp_find_unused_parameters_true"  # a batch without audio leaves parts without gradients
-    return pl.Trainer(callbacks=[RandomStates(), ForgetHistory(), *(callbacks or [])], **settings)
+    plugins: list[Any] = [] if files is None else [files]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # the job's script queues it again, on our exit status
+    return pl.Trainer(callbacks=[RandomStates(), ResumeHistory(), *(callbacks or [])], plugins=plugins, **settings)
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
@@ -150,19 +181,27 @@ def _may_be_distributed(settings: dict[str, Any]) -> bool:
 
 
 def _exp_manager_config(cfg: DictConfig, *, scored: bool) -> DictConfig:
-    """The host's settings for this run; without validation sets, checkpoints are made by steps and the last one is kept."""
+    """The host's settings for this run: it keeps the weights with the best score, where there are scores.
+
+    Raises:
+        ConfigError: the host's own time limit, which would end the run without a checkpoint to go on from.
+    """
     settings = OmegaConf.create(OmegaConf.to_container(cfg.exp_manager, resolve=True))
+    if settings.get("max_time_per_run"):
+        raise ConfigError(
+            "the host's time limit does not know the checkpoints that a run goes on from",
+            value=settings.max_time_per_run,
+            expected="seconds in checkpoints.stop_after_secs",
+            knob="exp_manager.max_time_per_run=null",
+        )
     with open_dict(settings):
-        # a folder of its own: on every resume the host moves the files it finds there into run_0, run_1, ...
+        # a folder of its own: the host moves the files that it finds there into run_0, run_1, ...
         settings.explicit_log_dir = str((Path(cfg.output_dir) / LOG_DIR).absolute())
-        settings.resume_if_exists = True
-        settings.resume_ignore_no_checkpoint = True
+        settings.resume_if_exists = False
+        settings.disable_validation_on_resume = False
+        settings.create_preemption_callback = False  # it wants a GPU; `CheckpointKeeper` stops on signals
         settings.seconds_to_sleep = 0
-        if not scored and settings.get("create_checkpoint_callback", True):
-            every = steps_between_validations(cfg.trainer, validated=False)
-            settings.checkpoint_callback_params.update(
-                {"monitor": "train_loss", "mode": "min", "every_n_train_steps": every, "every_n_epochs": None}
-            )
+        settings.create_checkpoint_callback = scored and settings.get("create_checkpoint_callback", True)
     return settings
 
 
