@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.common.host import quiet_host
+from vtblender_nemo.common.stopping import stopped_by
+from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.evaluation.items import Item, read_items
 from vtblender_nemo.evaluation.metrics import check_metric
 from vtblender_nemo.evaluation.plots import read_history, write_plots
@@ -24,6 +26,7 @@ from vtblender_nemo.evaluation.report import RunFacts, SourceShare, build_report
 from vtblender_nemo.evaluation.runner import Answerer, Decoding, EvalTask, TaskResult, evaluate
 from vtblender_nemo.evaluation.tables import show_report
 from vtblender_nemo.evaluation.variants import make_variant, text_twin
+from vtblender_nemo.training.checkpoints.config import CheckpointConfig
 from vtblender_nemo.training.ranks import is_first, is_launched, wait_for_first
 
 if TYPE_CHECKING:
@@ -46,7 +49,13 @@ def run(cfg: DictConfig) -> None:
 
     Raises:
         VTBlenderError: whatever the user can mend; the message tells how.
+        Stopped: by a signal, wherever it was; the same call goes on.
     """
+    with stopped_by(read_config(CheckpointConfig, cfg.get("checkpoints") or {}, "checkpoints").stop_signals):
+        _run(cfg)
+
+
+def _run(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "output_dir") or not nemo_path(cfg).exists():
         _check(cfg)  # before the seconds that it takes to load the host and the models
     directory = Path(cfg.output_dir)
