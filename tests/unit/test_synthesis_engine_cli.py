@@ -29,7 +29,7 @@ from vtblender_nemo.synthesis.engine.launchers import Launcher as LauncherKind
 from vtblender_nemo.synthesis.engine.synthesize import SynthesisOptions, synthesize
 from vtblender_nemo.synthesis.inputs import open_chats
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "slurm_ray.sh"
+SCRIPT = Path(__file__).parents[2] / "examples" / "slurm" / "ray.sbatch"
 app = typer.Typer()
 
 

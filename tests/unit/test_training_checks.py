@@ -17,7 +17,12 @@ from vtblender_nemo.training.checks import check_config, saved_checkpoint, steps
 from vtblender_nemo.training.optim import check_schedule
 
 CONF = Path(__file__).parents[2] / "conf"
-LAUNCHER_VARIABLES = ("MASTER_ADDR", "NODE_RANK", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID")
+LAUNCHER_VARIABLES = (
+    *("MASTER_ADDR", "NODE_RANK", "TORCHELASTIC_RUN_ID", "WORLD_SIZE"),
+    *("SLURM_NTASKS", "SLURM_JOB_NAME", "SLURM_STEP_ID"),
+)
+OF_TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "64"}
+OF_SRUN = {"SLURM_NTASKS": "64", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0"}
 
 
 @pytest.fixture(autouse=True)
@@ -128,20 +133,42 @@ def test_several_nodes_without_a_launcher_are_refused(blend: Path, devices: list
     assert "trainer.num_nodes=1" in told
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"TORCHELASTIC_RUN_ID": "1"},
-        {"SLURM_NTASKS": "64", "SLURM_JOB_NAME": "train"},
-        {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "3"},
-    ],
-)
+@pytest.mark.parametrize("environment", [OF_TORCHRUN, OF_SRUN, {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "3"}])
 def test_several_nodes_with_a_launcher_are_taken(
     blend: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     check_config(config("vtb_blend", f"data.train_ds.input_cfg={blend}", "hardware=cluster"))
+
+
+@pytest.mark.parametrize("environment", [OF_TORCHRUN, OF_SRUN])
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        ["trainer.num_nodes=1", "trainer.devices=1", "trainer.accelerator=cpu"],  # would train 64 times, each alone
+        ["trainer.num_nodes=1", "trainer.devices=auto", "trainer.accelerator=cpu"],
+        ["trainer.num_nodes=8", "trainer.devices=[0,1,2,3]"],
+    ],
+)
+def test_processes_that_the_trainer_does_not_count_on_are_told(
+    blend: Path, environment: dict[str, str], trainer: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = problem("vtb_blend", f"data.train_ds.input_cfg={blend}", *trainer)
+    assert "64 processes" in told
+    assert "trainer.num_nodes" in told
+
+
+def test_a_batch_script_without_srun_is_told(blend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_NTASKS", "SLURM_JOB_NAME"):
+        monkeypatch.setenv(name, OF_SRUN[name])
+    assert "srun before the command" in problem("vtb_blend", f"data.train_ds.input_cfg={blend}", "hardware=cluster")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    check_config(
+        config("vtb_blend", f"data.train_ds.input_cfg={blend}", "trainer.devices=1", "trainer.accelerator=cpu")
+    )
 
 
 @pytest.mark.parametrize("wanted", [["trainer.accelerator=gpu"], ["trainer.accelerator=cpu", "trainer.devices=100000"]])

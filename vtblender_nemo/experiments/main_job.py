@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.common.host import quiet_host
+from vtblender_nemo.common.stopping import stopped_by
+from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.evaluation.items import Item, read_items
 from vtblender_nemo.evaluation.metrics import check_metric
 from vtblender_nemo.evaluation.plots import read_history, write_plots
@@ -24,6 +26,8 @@ from vtblender_nemo.evaluation.report import RunFacts, SourceShare, build_report
 from vtblender_nemo.evaluation.runner import Answerer, Decoding, EvalTask, TaskResult, evaluate
 from vtblender_nemo.evaluation.tables import show_report
 from vtblender_nemo.evaluation.variants import make_variant, text_twin
+from vtblender_nemo.training.checkpoints.config import CheckpointConfig
+from vtblender_nemo.training.ranks import is_first, is_launched, wait_for_first
 
 if TYPE_CHECKING:
     from vtblender_nemo.models.vtblender import VTBlenderModel
@@ -45,7 +49,13 @@ def run(cfg: DictConfig) -> None:
 
     Raises:
         VTBlenderError: whatever the user can mend; the message tells how.
+        Stopped: by a signal, wherever it was; the same call goes on.
     """
+    with stopped_by(read_config(CheckpointConfig, cfg.get("checkpoints") or {}, "checkpoints").stop_signals):
+        _run(cfg)
+
+
+def _run(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "output_dir") or not nemo_path(cfg).exists():
         _check(cfg)  # before the seconds that it takes to load the host and the models
     directory = Path(cfg.output_dir)
@@ -57,13 +67,18 @@ def run(cfg: DictConfig) -> None:
             world = _prepare_world(cfg.tiny)
         _note(world, directory / WORLD_FILE)
     model_path = train(cfg, clock)
-    if rank_zero_only.rank:
-        return  # one process evaluates
+    report_path = directory / REPORT_FILE
+    finished = _is_reported(cfg, report_path)
+    if cfg.get("contrast") and not finished:
+        _train_contrasts(cfg, clock)
+    if not is_first():  # one process evaluates; the others keep the launcher from taking their end for that of all
+        if cfg.get("evaluation") and is_launched():
+            wait_for_first(lambda: _is_reported(cfg, report_path), report_path)
+        return
     if not cfg.get("evaluation"):
         print(f"Trained: {model_path}")
         return
-    report_path = directory / REPORT_FILE
-    if report_path.exists() and _asked_for(json.loads(report_path.read_text()), cfg):
+    if finished:
         print(f"Finished before: {model_path}. Delete {report_path} to evaluate anew.")
     else:
         _report(cfg, model_path, clock, report_path)
@@ -173,19 +188,26 @@ def _warm_start(cfg: DictConfig, model: VTBlenderModel) -> None:
     settings = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     settings.data.train_ds.input_cfg = settings.warm_start.input_cfg
     settings.data.validation_ds = None
-    warm_start(model, open_data(settings, model), settings.warm_start, Path(cfg.output_dir) / "warm_start.safetensors")
+    path = Path(cfg.output_dir) / "warm_start.safetensors"
+    if not is_first():
+        wait_for_first(path.exists, path)
+    warm_start(model, open_data(settings, model), settings.warm_start, path)
     seed_for_training(cfg)  # the same random numbers follow a warm start that was made and one that was kept
 
 
 def _prepare_world(cfg: DictConfig) -> dict[str, Any]:
-    """Makes the tiny world, or reuses it; returns what its language model and encoder can do."""
+    """Makes the tiny world, or reuses it; returns what its LLM and encoder can do. The other processes wait for the first."""
     from vtblender_nemo.tiny.config import config_from
-    from vtblender_nemo.tiny.world import prepare
+    from vtblender_nemo.tiny.world import is_made, prepare
 
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
-    directory = values.pop("directory")
-    return prepare(config_from(values), Path(directory)).report
+    directory = Path(values.pop("directory"))
+    config = config_from(values)
+    if is_first():
+        return prepare(config, directory).report
+    wait_for_first(lambda: is_made(config, directory), directory)
+    return {}
 
 
 def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) -> None:
@@ -194,7 +216,7 @@ def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) 
         model = _restore(model_path)
         results = _evaluate(cfg.evaluation, model, directory / "predictions", model_path)
         base_text = _evaluate_base(cfg.evaluation, model, directory / "predictions" / "base", model_path)
-    contrasts = _contrasts(cfg, clock) if cfg.get("contrast") else None
+    contrasts = _evaluate_contrasts(cfg, clock) if cfg.get("contrast") else None
     facts = json.loads((directory / FACTS_FILE).read_text())
     sources = {name: SourceShare(share["weight"], share["seen"]) for name, share in facts["sources"].items()}
     about = {
@@ -215,9 +237,9 @@ def _report(cfg: DictConfig, model_path: Path, clock: Clock, report_path: Path) 
     write_report(report, report_path)
 
 
-def _contrasts(cfg: DictConfig, clock: Clock) -> dict[str, dict[str, TaskResult]]:
+def _contrasts(cfg: DictConfig) -> dict[str, DictConfig]:
     """The same steps, learning rates and seed on speech alone: with LoRA, and with the LLM unfrozen."""
-    found: dict[str, dict[str, TaskResult]] = {}
+    found = {}
     for name in ("speech_only_lora", "speech_only_unfrozen"):
         contrast = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         contrast.output_dir = f"{cfg.output_dir}/{name}"
@@ -227,10 +249,23 @@ def _contrasts(cfg: DictConfig, clock: Clock) -> dict[str, dict[str, TaskResult]
             contrast.model.imitation = None  # a trained LLM is no teacher; answers are learned as they are
             contrast.model.optim.lr_scale.pop("lora", None)
         contrast.evaluation.tasks = {t: task for t, task in contrast.evaluation.tasks.items() if t in ("asr", "text")}
+        found[name] = contrast
+    return found
+
+
+def _train_contrasts(cfg: DictConfig, clock: Clock) -> None:
+    """On all processes together, before one of them evaluates."""
+    for name, contrast in _contrasts(cfg).items():
         with clock(name):
-            path = train(contrast, Clock(Path(contrast.output_dir) / SECONDS_FILE))
-            predictions = Path(contrast.output_dir) / "predictions"
-            found[name] = _evaluate(contrast.evaluation, _restore(path), predictions, path)
+            train(contrast, Clock(Path(contrast.output_dir) / SECONDS_FILE))
+
+
+def _evaluate_contrasts(cfg: DictConfig, clock: Clock) -> dict[str, dict[str, TaskResult]]:
+    found: dict[str, dict[str, TaskResult]] = {}
+    for name, contrast in _contrasts(cfg).items():
+        path = nemo_path(contrast)
+        with clock(name):
+            found[name] = _evaluate(contrast.evaluation, _restore(path), path.parent / "predictions", path)
     return found
 
 
@@ -305,9 +340,9 @@ def _task(name: str, cfg: DictConfig) -> EvalTask:
     )
 
 
-def _asked_for(report: Mapping[str, Any], cfg: DictConfig) -> bool:
-    """Whether a report holds all that the configuration asks for."""
-    return not cfg.get("contrast") or "contrast" in report
+def _is_reported(cfg: DictConfig, report_path: Path) -> bool:
+    """Whether there is a report that holds all that the configuration asks for."""
+    return report_path.exists() and (not cfg.get("contrast") or "contrast" in json.loads(report_path.read_text()))
 
 
 @rank_zero_only

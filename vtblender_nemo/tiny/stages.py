@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.errors import VTBlenderError
+from vtblender_nemo.common.files import write_json
 
 PROGRESS_MARK = "» "  # what a process prints behind this mark goes to the screen, the rest to its log file
 
@@ -85,7 +86,7 @@ class Stage:
     def finish(self, report: Mapping[str, Any]) -> None:
         """Gives the made file its name and notes the settings and a report."""
         self.partial.replace(self.path)
-        self._note.write_text(json.dumps({"settings": _plain(self.settings), "report": report}, indent=1))
+        write_json({"settings": _plain(self.settings), "report": report}, self._note)  # others may be waiting for it
         _remove(self.scratch)
 
 

@@ -126,6 +126,16 @@ def prepare(config: TinyConfig, directory: Path, log: Callable[[str], None] = pr
     )
 
 
+def is_made(config: TinyConfig, directory: Path) -> bool:
+    """Whether `prepare` has nothing to make any more: for processes that wait until another one has made the world."""
+    stages = _stages(config, Path(directory).resolve())
+    if config.encoder.augment is None:
+        del stages["noise"]
+    if config.imitation is None:
+        del stages[IMITATION]
+    return all(stage.made() is not None for stage in stages.values())
+
+
 def _stages(config: TinyConfig, directory: Path) -> dict[str, Stage]:
     settings = decisive(asdict(config))
     base = {"version": _WORLD_VERSION, "seed": config.seed}

@@ -8,12 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import (
-    LSFEnvironment,
-    MPIEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 from omegaconf import DictConfig, OmegaConf
 
 from vtblender_nemo.common.chat import PromptIds
@@ -24,9 +18,9 @@ from vtblender_nemo.data.loader import ValidationLoader, make_planner
 from vtblender_nemo.data.typed import mapping, read_config
 from vtblender_nemo.training.imitation_checks import check_twins, read_imitation
 from vtblender_nemo.training.optim import check_schedule
+from vtblender_nemo.training.ranks import is_batch_script, is_launched, launched_processes
 
 CHECKPOINTS = ("auto", "best", "last")
-_LAUNCHERS = (SLURMEnvironment, TorchElasticEnvironment, LSFEnvironment, MPIEnvironment)
 
 
 def check_config(cfg: DictConfig, made: str | None = None) -> None:
@@ -124,9 +118,12 @@ def _check_missing(cfg: DictConfig) -> None:
 
 def _check_devices(cfg: DictConfig) -> None:
     trainer = cfg.trainer
-    if _is_launched():
-        return
     nodes = trainer.get("num_nodes", 1)
+    if is_launched():
+        _check_launched(trainer, nodes)
+        return
+    if {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        return  # a user told this node its place, or Lightning started this process
     if nodes > 1:
         raise ConfigError(
             "several nodes need a launcher on each: alone, this process would wait for the others for ever",
@@ -144,9 +141,27 @@ def _check_devices(cfg: DictConfig) -> None:
         )
 
 
-def _is_launched() -> bool:
-    """Whether a launcher, a user who told it its place, or Lightning started this process as one of several."""
-    return any(launcher.detect() for launcher in _LAUNCHERS) or {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys()
+def _check_launched(trainer: DictConfig, nodes: int) -> None:
+    """Processes that nobody counts on would each train alone, into one folder; those that are not there are waited for."""
+    started = launched_processes()
+    if started is None:
+        return
+    if started > 1 and is_batch_script():
+        raise ConfigError(
+            "this process is SLURM's batch script, and would wait for its other tasks for ever",
+            value=f"{started} tasks, and none of them started by srun",
+            expected="srun before the command, as in examples/slurm/train.sbatch",
+        )
+    devices = _count(trainer.get("devices", "auto"))
+    if devices is None:  # Lightning's own choice
+        devices = torch.cuda.device_count() if trainer.get("accelerator", "auto") != "cpu" else 0
+    if nodes * max(devices, 1) != started:
+        raise ConfigError(
+            "the launcher started another number of processes than the trainer has devices",
+            value=f"{started} processes; trainer.num_nodes={nodes}, {max(devices, 1)} devices on each",
+            expected="one process a device, and every process sees all devices of its node",
+            knob="trainer.num_nodes, trainer.devices, or torchrun --nnodes --nproc-per-node, srun --nodes --ntasks-per-node",
+        )
 
 
 def _count(devices: Any) -> int | None:
