@@ -19,18 +19,29 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM
+from vtblender_nemo.common import shards
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
 from vtblender_nemo.common.errors import ModelFileError
+from vtblender_nemo.common.parallel import data_rank, layout
 from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.models.building import make_llm, make_perception
 from vtblender_nemo.models.calibration import profiling_schema
 from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
-from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
+from vtblender_nemo.models.loss_means import means
+from vtblender_nemo.models.nemo_file import (
+    PartsConnector,
+    SafeConnector,
+    check_archive,
+    extract_weights,
+    restore_state_kept,
+    with_changes,
+)
 from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM
 from vtblender_nemo.models.target_loss import Imitation, TargetLoss
+from vtblender_nemo.models.tokenizer_files import check_artifact, pretrained_tokenizer
 from vtblender_nemo.models.validation import ValidationRun
 from vtblender_nemo.modules.perception import Perception
 from vtblender_nemo.training.optim import build_optimizer, build_scheduler
@@ -68,6 +79,8 @@ class VTBlenderModel(ModelPT):
         )
         self._targets_in_step = 0
         self._leave_llm_out = False
+        self._is_parted = self.cfg.get("tensor_parallel", 1) > 1  # this process holds parts of the LLM
+        self._whole_state: dict[str, Any] | None = None
         self._validation: ValidationRun | None = None
         if self.cfg.get("init_from") and not restoring:
             self._init_from(self.cfg.init_from)
@@ -164,7 +177,8 @@ class VTBlenderModel(ModelPT):
         """The summed loss of a micro-batch; `on_before_optimizer_step` divides by the targets of the whole step."""
         loss = self.speech_llm(batch)
         self._targets_in_step += loss.targets
-        self._log_losses(batch, loss)
+        for name, value, count in means(batch, loss):
+            self.log(name, value, prog_bar=name == "train_loss", batch_size=count)
         total = loss.sum
         return {"loss": total if total.requires_grad else total + self._nothing()}
 
@@ -178,12 +192,28 @@ class VTBlenderModel(ModelPT):
         Lightning has divided by the micro-batches of the step, and data-parallel training has averaged over ranks.
         """
         targets = torch.tensor(float(self._targets_in_step), device=self.device)
+        ranks = 1
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(targets)
+            _, ranks = data_rank()
+            torch.distributed.all_reduce(targets, group=layout().data_group)
         self._targets_in_step = 0
-        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / float(targets.clamp(min=1))
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        factor = self.trainer.accumulate_grad_batches * ranks / float(targets.clamp(min=1))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+        if self._is_parted:
+            shards.average_replicated(parameters)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if self._is_parted and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            shards.clip_gradients(parameters, gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     @property
     def oomptimizer_schema(self) -> dict[str, Any]:
@@ -197,27 +227,6 @@ class VTBlenderModel(ModelPT):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device) if isinstance(batch, Batch) else batch
-
-    def _log_losses(self, batch: Batch, loss: TargetLoss) -> None:
-        if not loss.targets:
-            return
-        values = loss.values.detach()
-        sums = values.new_zeros(len(batch)).index_add(0, loss.conversation, values)
-        counts = values.new_zeros(len(batch)).index_add(0, loss.conversation, torch.ones_like(values))
-        self.log("train_loss", values.mean(), prog_bar=True, batch_size=len(batch))
-        for source in sorted(set(batch.sources)):
-            of_source = torch.tensor([name == source for name in batch.sources], device=values.device)
-            if counts[of_source].sum() > 0:
-                mean = sums[of_source].sum() / counts[of_source].sum()
-                self.log(f"train_loss/{source}", mean, batch_size=int(of_source.sum()))
-        if batch.twin is not None:
-            self._log_parts(loss)
-
-    def _log_parts(self, loss: TargetLoss) -> None:
-        """The losses that `train_loss` is made of, each as the mean of the targets that have it."""
-        for name, part in (("train_ce", loss.nll), ("train_kl", loss.kl)):
-            if part is not None and part.numel():
-                self.log(name, part.detach().mean(), batch_size=part.numel())
 
     # Validation -------------------------------------------------------------------------------------------------------
 
@@ -257,7 +266,7 @@ class VTBlenderModel(ModelPT):
         keep = self.cfg.get("train_llm", False) or (self.cfg.get("save_llm", True) and not self.cfg.get("quantization"))
         with open_dict(self.cfg):
             self.cfg.llm_fingerprint = None if keep else self.llm.fingerprint()
-        with self._without_llm(not keep):
+        with self._without_llm(not keep), self._whole():
             super().save_to(str(unfinished))
         if is_global_rank_zero():
             unfinished.replace(target)
@@ -265,31 +274,48 @@ class VTBlenderModel(ModelPT):
             torch.distributed.barrier()  # so that no rank takes the file for finished, or missing, too early
 
     @classmethod
-    def restore_from(cls, restore_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def restore_from(cls, restore_path: str | Path, *args: Any, tensor_parallel: int = 1, **kwargs: Any) -> Any:
         """Restores a model from a `.nemo`; takes the host's arguments.
+
+        Args:
+            restore_path: the file.
+            args: of the host.
+            tensor_parallel: processes that hold the model together; all of them have to restore it, and to use it, alike.
+            kwargs: of the host.
 
         Raises:
             ModelFileError: the file is missing, damaged, unsafe, or holds another model; or its LLM was left out and the one
                 found under its name is not the one that was trained with.
         """
-        check_archive(restore_path)
+        config = check_archive(restore_path)
         if kwargs.get("save_restore_connector") is None:
-            kwargs["save_restore_connector"] = SafeConnector()
+            kwargs["save_restore_connector"] = SafeConnector() if tensor_parallel == 1 else PartsConnector()
+        if tensor_parallel != 1:
+            given = kwargs.get("override_config_path") or config
+            kwargs["override_config_path"] = with_changes(given, {"tensor_parallel": tensor_parallel})
         with restore_state_kept():
             return super().restore_from(str(restore_path), *args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self._whole_state is not None:
+            return self._whole_state
         state = super().state_dict(*args, **kwargs)
         return self._trained_only(state) if self._leave_llm_out else state
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What checkpoints hold: the trained weights, whole. All ranks have to ask for it together."""
+        state = self._trained_only(super().state_dict())
+        return shards.whole_state(state, self) if self._is_parted else state
+
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, **kwargs: Any) -> Any:
-        """Loads weights; the frozen LLM's may be missing, nothing else may.
+        """Loads weights; the frozen LLM's may be missing, nothing else may. They are whole, or this rank's parts.
 
         Raises:
             ModelFileError: other weights are missing, unknown, or of another shape.
         """
         try:
-            result = super().load_state_dict(state_dict, strict=False, **kwargs)
+            own = shards.own_state(state_dict, self) if self._is_parted else state_dict
+            result = super().load_state_dict(own, strict=False, **kwargs)
         except RuntimeError as error:  # shapes that differ
             raise ModelFileError(
                 f"weights do not fit the model ({error})", expected="a file of a model with the same configuration"
@@ -315,6 +341,20 @@ class VTBlenderModel(ModelPT):
         finally:
             self._leave_llm_out = False
 
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """As long as the context lasts, configuration and weights are those of a model in one process."""
+        if not self._is_parted:
+            yield
+            return
+        size = self.cfg.tensor_parallel
+        self._whole_state = shards.whole_state(self.state_dict(), self, keep=is_global_rank_zero())
+        self.cfg.tensor_parallel = 1
+        try:
+            yield
+        finally:
+            self.cfg.tensor_parallel, self._whole_state = size, None
+
     def _trained_only(self, state: dict[str, Any]) -> dict[str, Any]:
         frozen = self._frozen_llm_names()
         return {name: weight for name, weight in state.items() if name not in frozen}
@@ -336,10 +376,10 @@ class VTBlenderModel(ModelPT):
         if restoring:
             for key, name in self.cfg.tokenizer.names.items():
                 packed = str(self.cfg.tokenizer.files[key])
-                _check_artifact(name, packed)
+                check_artifact(name, packed)
                 shutil.copy(self.register_artifact(f"tokenizer.files.{key}", packed), folder / name)
         else:
-            _pretrained_tokenizer(self.cfg.pretrained_llm).save_pretrained(folder)
+            pretrained_tokenizer(self.cfg.pretrained_llm).save_pretrained(folder)
         self._register_tokenizer_files(folder)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
@@ -349,29 +389,6 @@ class VTBlenderModel(ModelPT):
             self.cfg.tokenizer = {"names": names, "files": dict.fromkeys(names)}
         for key, name in names.items():
             self.register_artifact(f"tokenizer.files.{key}", str(folder / name))
-
-
-def _pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelFileError(
-            f"the LLM's tokenizer cannot be loaded ({error})",
-            value=name_or_path,
-            expected="a Hugging Face folder or hub name of a causal LM",
-            knob="model.pretrained_llm",
-        ) from error
-
-
-def _check_artifact(name: str, packed: str) -> None:
-    """A restored configuration names files to copy: they may come only out of the archive, and go only into our folder."""
-    inside = packed.removeprefix("nemo:")
-    if not packed.startswith("nemo:") or Path(inside).name != inside or Path(name).name != name or name in ("", ".."):
-        raise ModelFileError(
-            "unsafe file name in the model's configuration",
-            value={name: packed},
-            expected="plain names of files inside the archive",
-        )
 
 
 def _part_of(name: str) -> str:

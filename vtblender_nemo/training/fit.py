@@ -13,13 +13,20 @@ from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.parallel import data_rank, layout
 from vtblender_nemo.common.precision import bf16_is_fast
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.models.vtblender import VTBlenderModel
 from vtblender_nemo.training.callbacks import ForgetHistory, HistoryLogger, LogShares, RandomStates
-from vtblender_nemo.training.checks import saved_checkpoint, steps_between_validations
+from vtblender_nemo.training.checks import (
+    check_parallel_trainer,
+    runs_on_cpu,
+    saved_checkpoint,
+    steps_between_validations,
+)
 from vtblender_nemo.training.imitation_checks import check_answering_llm, check_twins
 from vtblender_nemo.training.run_config import hold_to_config
+from vtblender_nemo.training.tensor_parallel import TensorParallelStrategy
 
 HISTORY_FILE = "history.jsonl"
 CONFIG_FILE = "config.yaml"
@@ -35,8 +42,9 @@ def build_model(cfg: DictConfig) -> VTBlenderModel:
 
 
 def seed_for_training(cfg: DictConfig) -> None:
-    """Gives every rank random numbers of its own, the same at every start."""
-    pl.seed_everything(cfg.seed + (rank_zero_only.rank or 0), workers=True)
+    """Gives every rank random numbers of its own, the same at every start; ranks that hold one model have the same."""
+    rank = data_rank()[0] if layout().tensor_size > 1 else rank_zero_only.rank or 0
+    pl.seed_everything(cfg.seed + rank, workers=True)
 
 
 def build_data(cfg: DictConfig, model: VTBlenderModel) -> BlendDataModule:
@@ -84,7 +92,12 @@ def fit(
     hold_to_config(cfg, directory / CONFIG_FILE)
     validated = bool(data.validation_names)
     saved_checkpoint(cfg.save_checkpoint, validated=validated)
-    trainer = build_trainer(cfg.trainer, [LogShares(data), *(callbacks or [])], validated=validated)
+    trainer = build_trainer(
+        cfg.trainer,
+        [LogShares(data), *(callbacks or [])],
+        validated=validated,
+        tensor_parallel=cfg.model.get("tensor_parallel", 1),
+    )
     model.set_trainer(trainer)
     exp_manager(trainer, _exp_manager_config(cfg, scored=validated))
     _add_logger(trainer, HistoryLogger(directory / HISTORY_FILE))
@@ -106,7 +119,9 @@ def load_best(trainer: pl.Trainer, model: VTBlenderModel) -> None:
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None, *, validated: bool = True) -> pl.Trainer:
+def build_trainer(
+    cfg: DictConfig, callbacks: list[pl.Callback] | None = None, *, validated: bool = True, tensor_parallel: int = 1
+) -> pl.Trainer:
     """Lightning's trainer. The blend has no end, so the steps of the training bound its one epoch.
 
     Args:
@@ -114,9 +129,10 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None, *
             bf16-mixed where the device is fast in it, else 32-true, and `strategy: auto` bears ranks without audio.
         callbacks: beside those that every training has.
         validated: whether there are validation sets.
+        tensor_parallel: processes that hold one model.
 
     Raises:
-        ConfigError: no end, or no validation before the end.
+        ConfigError: no end, or no validation before the end; a strategy or precision that tensor parallelism does not go with.
     """
     settings: dict[str, Any] = {
         "logger": False,  # the host's exp_manager adds loggers and checkpoints
@@ -129,16 +145,23 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback] | None = None, *
     steps, accumulate = settings["max_steps"], settings.get("accumulate_grad_batches", 1)
     settings["val_check_interval"] = interval * accumulate  # Lightning counts micro-batches
     settings.setdefault("limit_train_batches", steps * accumulate)  # gives the progress bar its end
-    settings["precision"] = resolve_precision(settings.get("precision", "auto"), settings.get("accelerator", "auto"))
-    if settings.get("strategy", "auto") == "auto" and _may_be_distributed(settings):
+    settings["precision"] = resolve_precision(
+        settings.get("precision", "auto"), settings.get("accelerator", "auto"), tensor_parallel=tensor_parallel
+    )
+    if tensor_parallel > 1:
+        check_parallel_trainer(settings)
+        settings["strategy"] = TensorParallelStrategy()
+    elif settings.get("strategy", "auto") == "auto" and _may_be_distributed(settings):
         settings["strategy"] = "ddp_find_unused_parameters_true"  # a batch without audio leaves parts without gradients
     return pl.Trainer(callbacks=[RandomStates(), ForgetHistory(), *(callbacks or [])], **settings)
 
 
-def resolve_precision(precision: str, accelerator: str) -> str:
+def resolve_precision(precision: str, accelerator: str, *, tensor_parallel: int = 1) -> str:
     """`auto` as bf16-mixed where that is fast, else 32-true."""
     if precision != "auto":
         return precision
+    if tensor_parallel > 1 and runs_on_cpu(accelerator):
+        return "32-true"  # see `check_parallel_trainer`
     return "bf16-mixed" if bf16_is_fast(accelerator) else "32-true"
 
 
