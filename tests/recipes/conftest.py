@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,15 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def make_config(bases: tuple[Path, Path], blend: list[dict[str, Any]], tmp_path: Path) -> Any:
     """`conf/base.yaml` with small models and the small blend; takes overrides."""
+    return partial(small_config, bases, blend, tmp_path)
+
+
+def small_config(bases: tuple[Path, Path], blend: list[dict[str, Any]], folder: Path, **overrides: Any) -> DictConfig:
+    """`conf/base.yaml` with an LLM's folder and a Canary's file, and a blend; `folder` gets the run."""
     base = OmegaConf.load(Path(models.__file__).parents[2] / "conf" / "base.yaml")
     llm, canary = bases
     small = {
-        "output_dir": str(tmp_path / "run"),
+        "output_dir": str(folder / "run"),
         "save_checkpoint": "last",
         "data": {
             "train_ds": {"seed": 1, "batch_size": 6, "num_buckets": 2, "buffer_size": 40, "input_cfg": blend},
@@ -75,12 +81,8 @@ def make_config(bases: tuple[Path, Path], blend: list[dict[str, Any]], tmp_path:
         },
         "exp_manager": {"create_tensorboard_logger": False},
     }
-
-    def make(**overrides: Any) -> DictConfig:
-        model = {"model": models.model_config(llm, canary, validation={"metrics": {"asr": "wer"}})}
-        return OmegaConf.merge(base, OmegaConf.create(model), OmegaConf.create(small), OmegaConf.create(overrides))
-
-    return make
+    model = {"model": models.model_config(llm, canary, validation={"metrics": {"asr": "wer"}})}
+    return OmegaConf.merge(base, OmegaConf.create(model), OmegaConf.create(small), OmegaConf.create(overrides))
 
 
 def _chat(number: int) -> dict[str, Any]:

@@ -42,9 +42,9 @@ def whole(part: Tensor, axis: int) -> Tensor:
 
 
 def own_part(tensor: Tensor, axis: int) -> Tensor:
-    """This process's part of a whole."""
+    """This process's part of a whole, contiguous, as fused optimisers misread states that are not."""
     rank, size = tensor_rank()
-    return tensor.chunk(size, axis)[rank]
+    return tensor.chunk(size, axis)[rank].contiguous()
 
 
 def whole_state(state: Mapping[str, Tensor], module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
@@ -125,11 +125,15 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 @torch.no_grad()
 def broadcast_replicated(module: nn.Module) -> None:
     """Gives all processes of a tensor group the first one's values of what they hold alike."""
-    group = layout().tensor_group
-    source = dist.get_global_rank(group, 0)
     for value in [*module.parameters(), *module.buffers()]:
         if axis_of(value) is None:
-            dist.broadcast(value.data, source, group=group)
+            take_first(value.data)
+
+
+def take_first(value: Tensor) -> None:
+    """Writes the value of the first process of a tensor group into that of all."""
+    group = layout().tensor_group
+    dist.broadcast(value, dist.get_global_rank(group, 0), group=group)
 
 
 def _converted(state: dict[str, Any], parameters: list[Tensor], convert: Any) -> dict[str, Any]:

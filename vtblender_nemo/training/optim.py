@@ -159,7 +159,7 @@ def _of_whole_matrices(muon: type[Optimizer]) -> type[Optimizer]:
                 p.grad, p.data = None, part
                 p.grad = gradient
                 for name, value in self.state[p].items():
-                    self.state[p][name] = own_part(value, axis).clone()
+                    self.state[p][name] = own_part(value, axis)
 
     return WholeMatrices
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from megatron.core.model_parallel_config import ModelParallelConfig
@@ -33,8 +33,28 @@ def _as_it_is(weight: Tensor) -> Tensor:
     return weight
 
 
-class ColumnLinear(ColumnParallelLinear):
+class Cut(nn.Module):
+    """A layer of which every process holds a part; its parameters stay marked whatever type or device they are brought to."""
+
+    axes: ClassVar[Mapping[str, int]]
+
+    def mark(self) -> None:
+        """Marks parameters; to be called anew when others have taken their place."""
+        for name, axis in self.axes.items():
+            parameter = getattr(self, name)
+            if parameter is not None:
+                mark(parameter, axis)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.mark()
+        return self
+
+
+class ColumnLinear(Cut, ColumnParallelLinear):
     """A linear layer of which every process computes some outputs."""
+
+    axes = {"weight": 0, "bias": 0}
 
     # without, every state dict would hold an entry for it that is None
     get_extra_state = nn.Module.get_extra_state
@@ -53,14 +73,16 @@ class ColumnLinear(ColumnParallelLinear):
             input_size, output_size, config=config, init_method=init_method, bias=bias, gather_output=gather_output
         )
         self.in_features, self.out_features = input_size, output_size
-        mark(self.weight, 0)
+        self.mark()
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)[0]
 
 
-class RowLinear(RowParallelLinear):
+class RowLinear(Cut, RowParallelLinear):
     """A linear layer of which every process holds the weights of some inputs, and is given these alone."""
+
+    axes = {"weight": 1}
 
     get_extra_state = nn.Module.get_extra_state
 
@@ -85,7 +107,7 @@ class RowLinear(RowParallelLinear):
             skip_bias_add=skip_bias_add,
         )
         self.in_features, self.out_features = input_size, output_size
-        mark(self.weight, 1)
+        self.mark()
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)[0]
@@ -114,7 +136,7 @@ class ReplicatedLinear(nn.Linear):
         return self.own(super().forward(x))
 
 
-class ParallelEmbedding(VocabParallelEmbedding):
+class ParallelEmbedding(Cut, VocabParallelEmbedding):
     """Token embeddings, of which every process holds those of some tokens.
 
     Args:
@@ -122,11 +144,13 @@ class ParallelEmbedding(VocabParallelEmbedding):
         config: of the layers.
     """
 
+    axes = {"weight": 0}
+
     def __init__(self, embedding: nn.Embedding, config: ModelParallelConfig) -> None:
         super().__init__(embedding.num_embeddings, embedding.embedding_dim, init_method=_as_it_is, config=config)
         scale = getattr(embedding, "embed_scale", None)
         self.register_buffer("embed_scale", None if scale is None else torch.as_tensor(scale), persistent=False)
-        mark(self.weight, 0)
+        self.mark()
 
     def forward(self, ids: Tensor) -> Tensor:
         found = super().forward(ids)

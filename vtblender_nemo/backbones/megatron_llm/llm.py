@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vtblender_nemo.backbones.megatron_llm.layers import ColumnLinear, ReplicatedLinear, RowLinear
+from vtblender_nemo.backbones.megatron_llm.layers import ColumnLinear, Cut, ReplicatedLinear, RowLinear
 from vtblender_nemo.backbones.megatron_llm.lora import ParallelLora, ReplicatedLora
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.errors import ConfigError
@@ -47,7 +47,9 @@ class MegatronLLM(TransformersLLM):
     ) -> None:
         super().__init__(causal_lm, lora=lora, packing=packing, recompute=recompute)
         for module in self.model.modules():
-            if isinstance(module, ParallelLora):
+            if isinstance(module, Cut):
+                module.mark()  # peft brings LoRA to float32 by parameters of its own
+            if isinstance(module, (ParallelLora, ReplicatedLora)):
                 for adapter in module.lora_A:
                     module.draw_xavier(adapter)
 

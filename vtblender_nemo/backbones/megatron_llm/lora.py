@@ -17,7 +17,7 @@ from peft.tuners.lora.tp_layer import LoraParallelLinear
 from torch import Tensor, nn
 
 from vtblender_nemo.backbones.megatron_llm.layers import ColumnLinear, RowLinear
-from vtblender_nemo.common.shards import own_part
+from vtblender_nemo.common.shards import own_part, take_first
 
 _LAYERS = SimpleNamespace(ColumnParallelLinear=ColumnLinear, RowParallelLinear=RowLinear)
 
@@ -40,13 +40,11 @@ class ParallelLora(LoraParallelLinear):
 
     @torch.no_grad()
     def draw_xavier(self, adapter_name: str) -> None:
-        """Draws A by Xavier's rule as a whole, and keeps this process's part."""
+        """Draws A by Xavier's rule as a whole, in the first process, and keeps this process's part."""
         weight = self.lora_A[adapter_name].weight
-        if self.is_parallel_a:
-            drawn = nn.init.xavier_normal_(weight.new_empty(weight.shape[0], self.in_features))
-            weight.copy_(own_part(drawn, 1))
-        else:
-            nn.init.xavier_normal_(weight)
+        drawn = nn.init.xavier_normal_(weight.new_empty(weight.shape[0], self.in_features))
+        take_first(drawn)
+        weight.copy_(own_part(drawn, 1) if self.is_parallel_a else drawn)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         return super().get_delta_weight(adapter).to(self.get_base_layer().weight.dtype)
@@ -59,6 +57,13 @@ class ParallelLora(LoraParallelLinear):
 
 class ReplicatedLora(LoraLinear):
     """LoRA on a `ReplicatedLinear`: whole on every process, and cut with the layer's outputs."""
+
+    @torch.no_grad()
+    def draw_xavier(self, adapter_name: str) -> None:
+        """As `ParallelLora.draw_xavier`; no process has a part."""
+        weight = self.lora_A[adapter_name].weight
+        nn.init.xavier_normal_(weight)
+        take_first(weight.data)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
