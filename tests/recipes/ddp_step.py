@@ -1,6 +1,6 @@
-"""One training step on this rank's share of four conversations; run by `test_ddp.py`, alone or under torchrun.
+"""Training steps on ranks that share some conversations; run by `test_ddp.py`.
 
-python -m tests.recipes.ddp_step LLM_FOLDER CANARY_FILE OUTPUT SHARES      # SHARES: rows of each rank, as 0,1/2,3
+python -m tests.recipes.ddp_step LLM_FOLDER CANARY_FILE FOLDER     # which gets the gradients of every step in `STEPS`
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.helpers.models import assistant, audio_part, model_config, user
+from tests.helpers.ranks import run_ranks
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.conversation import from_messages
 from vtblender_nemo.models.generation import collate
+from vtblender_nemo.training.sharded import ShardedStrategy
 
 ROWS = [
     [user("hello"), assistant("a longer answer than the others have")],
     [user("one"), assistant("two"), user("three"), assistant("4")],
     [user("Transcribe:", audio_part(1.1, 1)), assistant("yes")],
     [user(audio_part(0.5, 2), "and", audio_part(0.8, 3)), assistant("no")],
+    [user("nothing is learned here")],
 ]
 
 
@@ -46,27 +50,46 @@ class KeepGradients(pl.Callback):
         self.path = path
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        grads = {name: whole(p.grad) for name, p in pl_module.named_parameters() if p.grad is not None}
         if trainer.is_global_zero:
-            grads = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
             torch.save(grads, self.path)
 
 
-def main() -> None:
-    llm, canary, output, shares = sys.argv[1:]
+def whole(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+
+STEPS = {
+    "alone": ("auto", "0,1,2,3"),
+    "replicated": ("ddp_find_unused_parameters_true", "0,1/2,3"),
+    "sharded": ("sharded", "0,1/2,3"),
+    "sharded_uneven": ("sharded", "0/4/1,2/3"),  # one without audio, one without targets
+}
+"""Strategy, and the rows of each rank."""
+
+
+def step(llm: str, canary: str, output: Path, strategy: str, shares: str) -> None:
+    """What one rank does."""
     of_ranks = [[int(row) for row in share.split(",")] for share in shares.split("/")]
     pl.seed_everything(0)
     model = VTBlenderModel(model_config(Path(llm), Path(canary), optim={"sched": {"warmup_steps": 0}})).eval()
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=len(of_ranks),
-        strategy="ddp_find_unused_parameters_true" if len(of_ranks) > 1 else "auto",
+        strategy=ShardedStrategy() if strategy == "sharded" else strategy,
         max_steps=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        callbacks=[KeepGradients(Path(output))],
+        callbacks=[KeepGradients(output)],
     )
     trainer.fit(model, DataLoader(Share(model, of_ranks[trainer.global_rank]), batch_size=None))
+
+
+def main() -> None:
+    llm, canary, folder = sys.argv[1:]
+    for name, (strategy, shares) in STEPS.items():
+        run_ranks(step, shares.count("/") + 1, llm, canary, Path(folder) / f"{name}.pt", strategy, shares)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two ranks, one of them without any audio, make the step that one process makes."""
+"""Ranks with uneven audio, or without any, or without targets, make the step that one process makes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ import torch
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+STEPS = ("replicated", "sharded", "sharded_uneven")
 
 
-def gradients(bases: tuple[Path, Path], output: Path, shares: str) -> dict[str, torch.Tensor]:
-    ranks = shares.count("/") + 1
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "tests.recipes.ddp_step", *map(str, bases), str(output), shares]
+@pytest.fixture(scope="module")
+def gradients(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    """Those that the optimiser was given, by step."""
+    folder = tmp_path_factory.mktemp("steps")
+    command = [sys.executable, "-m", "tests.recipes.ddp_step", *map(str, bases), str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(output, weights_only=True)
+    return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in ("alone", *STEPS)}
 
 
-def test_two_ranks_with_uneven_audio_and_targets_equal_one_process(bases: tuple[Path, Path], tmp_path: Path) -> None:
-    alone = gradients(bases, tmp_path / "alone.pt", "0,1,2,3")
-    together = gradients(bases, tmp_path / "together.pt", "0,1/2,3")
+@pytest.mark.parametrize("step", STEPS)
+def test_ranks_together_make_the_step_of_one_process(gradients: dict[str, dict[str, torch.Tensor]], step: str) -> None:
+    alone, together = gradients["alone"], gradients[step]
     assert any("perception.encoder" in name for name in alone)
+    assert any(".lora_" in name for name in alone)
     assert together.keys() == alone.keys()
     for name, gradient in alone.items():
         torch.testing.assert_close(together[name], gradient, rtol=1e-4, atol=1e-5, msg=name)

@@ -255,7 +255,7 @@ def test_a_step_knows_each_loss_and_counts_every_target(gemma: Path, canary: Pat
     assert loss.kl is not None
     of_twins = torch.tensor([IMITATED[row] for row in loss.conversation])
     assert step["loss"].item() == pytest.approx(loss.values.sum().item(), rel=1e-5)
-    totals = model.step_losses.totals(model.device, 1)
+    totals = model.step_losses.totals(model.device)
     assert totals.targets == loss.targets == len(of_twins)
     assert totals.loss == pytest.approx(loss.values.sum().item(), rel=1e-5)
     wanted = {
@@ -275,10 +275,10 @@ def test_losses_of_micro_batches_are_added_up(gemma: Path, canary: Path) -> None
         model.training_step(batch, 0)
         losses.append(model(batch).values)
     every = torch.cat(losses)
-    assert model.step_losses.totals(model.device, 1).targets == len(every)
+    assert model.step_losses.totals(model.device).targets == len(every)
     assert model.step_losses.means()[f"train_loss/{batch.sources[0]}"] == pytest.approx(float(every.mean()), rel=1e-5)
     model.step_losses.clear()
-    assert model.step_losses.totals(model.device, 1).targets == 0
+    assert model.step_losses.totals(model.device).targets == 0
     assert model.step_losses.means() == {}
 
 

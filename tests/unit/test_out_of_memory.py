@@ -64,7 +64,7 @@ def gradients(model: VTBlenderModel, batch: Batch) -> tuple[dict[str, torch.Tens
     model.zero_grad()
     model.step_losses.clear()
     (model.training_step(batch, 0)["loss"] / 2).backward()  # Lightning divides by the micro-batches of a step
-    totals = model.step_losses.totals(model.device, 1)
+    totals = model.step_losses.totals(model.device)
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}, totals.loss, totals.targets
 
 

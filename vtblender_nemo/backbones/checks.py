@@ -19,7 +19,10 @@ def head_of(causal_lm: PreTrainedModel) -> Head:
     layer = causal_lm.get_output_embeddings()
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
     scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-    return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+    softcap = getattr(config, "final_logit_softcapping", None)
+    if hasattr(layer, "as_head"):  # one that is cut over several processes
+        return layer.as_head(scale, softcap)
+    return Head(layer.weight, layer.bias, scale, softcap)
 
 
 def packed_hidden(causal_lm: PreTrainedModel, embeds: Tensor, lens: Sequence[int]) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class DecodingWeights:
 
     def __init__(self, model: nn.Module) -> None:
         lora = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLinear)}
-        inside = {id(part) for layer in lora.values() for part in layer.modules()} - {id(x) for x in lora.values()}
+        with_lora = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+        inside = {id(part) for layer in with_lora for part in layer.modules() if part is not layer}
         plain = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and id(m) not in inside}
         self._layers: dict[str, nn.Module] = {**lora, **plain}
         self._copies: dict[str, _Copy] = {}

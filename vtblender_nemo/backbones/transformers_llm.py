@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
@@ -31,7 +31,7 @@ from vtblender_nemo.backbones.kv_cache import GrowingCache, can_grow
 from vtblender_nemo.backbones.last_layer import LastLayer
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.common.llm_fingerprint import fingerprint
-from vtblender_nemo.modules.lora import add_lora
+from vtblender_nemo.modules.lora import FROZEN_LAYERS, add_lora
 from vtblender_nemo.modules.losses import Head
 from vtblender_nemo.modules.recompute import Degree, recompute_products
 
@@ -62,6 +62,8 @@ class TransformersLLM(nn.Module):
             cannot keep packed conversations apart.
     """
 
+    lora_layers: Mapping[type[nn.Module], type[nn.Module]] = FROZEN_LAYERS
+
     def __init__(
         self,
         causal_lm: PreTrainedModel,
@@ -83,13 +85,16 @@ class TransformersLLM(nn.Module):
             check_packing(causal_lm)
         if recompute == "layers":
             causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model = add_lora(causal_lm, dict(lora)) if lora else causal_lm
+        self.model = self._add_lora(causal_lm, dict(lora)) if lora else causal_lm
         if lora:
             causal_lm.get_input_embeddings().requires_grad_(False)
         if recompute == "cheap":
             recompute_products(causal_lm)
         self.last_layer = LastLayer(causal_lm)
         self.decoding_weights = DecodingWeights(self.model)
+
+    def _add_lora(self, causal_lm: PreTrainedModel, lora: dict[str, Any]) -> nn.Module:
+        return add_lora(causal_lm, lora, self.lora_layers)
 
     def train(self, mode: bool = True) -> TransformersLLM:
         """Training frees the copies of weights that answers were generated with."""
@@ -101,6 +106,11 @@ class TransformersLLM(nn.Module):
     def causal_lm(self) -> PreTrainedModel:
         """The Hugging Face model; LoRA layers, where there are any, stand inside it."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder's layers, one after the other; empty where the model is built otherwise."""
+        return list(getattr(self.causal_lm.base_model, "layers", ()))
 
     @property
     def hidden_size(self) -> int:
@@ -221,6 +231,10 @@ class TransformersLLM(nn.Module):
     def fingerprint(self) -> str:
         """Which LLM this is: the fingerprint of its own weights, with or without LoRA that of the folder they came from."""
         return fingerprint(self.base_weights().values())
+
+    def adapter_weights(self) -> dict[str, Tensor]:
+        """LoRA's weights by the names in peft's files."""
+        return get_peft_model_state_dict(self.model, save_embedding_layers=False)
 
     def base_weights(self) -> dict[str, Tensor]:
         """The model's own weights by their names in this module's state dict."""

@@ -68,14 +68,14 @@ def _digest(weight: Tensor) -> bytes:
 def _stored_weights(name_or_path: str) -> Iterator[Tensor]:
     from safetensors import safe_open
 
-    for path in _files(name_or_path):
+    for path in weight_files(name_or_path):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 if not name.endswith(_COMPUTED):
                     yield file.get_tensor(name)
 
 
-def _files(name_or_path: str) -> list[str]:
+def weight_files(name_or_path: str) -> list[str]:
     """Paths of all safetensors of a folder, or of the cache that they are downloaded to.
 
     Raises:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.parallel import data_rank, layout, tensor_rank
 from vtblender_nemo.data.augment import Augmenter
 from vtblender_nemo.data.augment_config import read_augment
 from vtblender_nemo.data.blend import Blend, Encoder, Limits, Weighted, read_sources
@@ -115,7 +116,7 @@ class BlendDataModule(LightningDataModule):
         states = [own]
         if world_size > 1:
             states = [None] * world_size
-            dist.all_gather_object(states, own)
+            dist.all_gather_object(states, own, group=layout().data_group)
         return {"ranks": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -131,7 +132,7 @@ class BlendDataModule(LightningDataModule):
                 "the data state that is resumed is of another number of ranks",
                 value=world_size,
                 expected=f"{len(states)}, as when it was saved",
-                knob="trainer.devices, trainer.num_nodes",
+                knob="trainer.devices, trainer.num_nodes, model.tensor_parallel",
             )
         self._resumed = states[rank]
         if self._loader is not None and self._resumed is not None:
@@ -286,14 +287,14 @@ def _section(kind: type[Any], values: dict[str, Any], key: str) -> Any:
 
 
 def _rank() -> tuple[int, int]:
-    """This process and the number of processes that train together."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+    """This process among those that are given rows of their own, and the number of these."""
+    return data_rank()
 
 
 def _own_file(path: Path | None, *tags: str) -> Path | None:
-    """The path with tags before its suffix; ranks after the first add theirs."""
+    """The path with tags before its suffix; ranks after the first add theirs. None where another process reads the same rows."""
+    if tensor_rank()[0]:
+        return None
     rank, _ = _rank()
     tags = (*tags, f"rank{rank}") if rank else tags
     return path if path is None else path.with_name(".".join([path.stem, *tags]) + path.suffix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.export.folders import write_weights
@@ -72,7 +72,7 @@ def write_peft(model: VTBlenderModel, folder: Path, options: ExportOptions) -> W
         config.save_pretrained(folder)
     finally:
         config.base_model_name_or_path, config.inference_mode = kept
-    weights = get_peft_model_state_dict(model.llm.model, save_embedding_layers=False)
+    weights = model.llm.adapter_weights()
     write_weights(weights, folder / "adapter_model.safetensors")
     own_tokenizer(model).save_pretrained(folder)
     generation_config(model).save_pretrained(folder)

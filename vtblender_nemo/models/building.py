@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf, open_dict
+from transformers import PretrainedConfig
 
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM, build_llm, config_from_dict, llm_config, load_llm
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.common.parallel import check_tensor_parallel
 from vtblender_nemo.modules.perception import Perception, copy_encoder, load_speech_model, perception_config
 from vtblender_nemo.modules.recompute import check_degree
 
@@ -22,6 +26,7 @@ def make_llm(cfg: DictConfig, *, restoring: bool) -> TransformersLLM:
         ModelFileError: nothing readable there, or not the LLM that the model was trained with.
     """
     check_degree(cfg.recompute, "model.recompute")
+    check_tensor_parallel(cfg)
     inside = restoring and cfg.get("llm_fingerprint") is None
     if restoring:
         config = config_from_dict(OmegaConf.to_container(cfg.llm_config, resolve=True))
@@ -29,7 +34,14 @@ def make_llm(cfg: DictConfig, *, restoring: bool) -> TransformersLLM:
         config = llm_config(cfg.pretrained_llm, cfg.get("llm_overrides"))
         with open_dict(cfg):
             cfg.llm_config = config.to_diff_dict()
-    if inside or not cfg.get("pretrained_weights", True):
+    is_random = inside or not cfg.get("pretrained_weights", True)
+    lora = OmegaConf.to_container(cfg.lora, resolve=True) if cfg.get("lora") else None
+    if cfg.get("tensor_parallel", 1) > 1:
+        llm = _parallel_llm(cfg, config, lora, is_random=is_random)
+        if restoring and not inside:
+            _check_fingerprint(cfg, llm)
+        return llm
+    if is_random:
         causal_lm = build_llm(config, cfg.llm_dtype, attention=cfg.get("llm_attention"))
     else:
         causal_lm = load_llm(
@@ -45,7 +57,7 @@ def make_llm(cfg: DictConfig, *, restoring: bool) -> TransformersLLM:
         )
     llm = TransformersLLM(
         causal_lm,
-        lora=OmegaConf.to_container(cfg.lora, resolve=True) if cfg.get("lora") else None,
+        lora=lora,
         trainable=cfg.get("train_llm", False),
         packing=cfg.packing,
         recompute=cfg.recompute,
@@ -53,6 +65,20 @@ def make_llm(cfg: DictConfig, *, restoring: bool) -> TransformersLLM:
     if restoring and not inside:
         _check_fingerprint(cfg, llm)
     return llm
+
+
+def _parallel_llm(
+    cfg: DictConfig, config: PretrainedConfig, lora: dict[str, Any] | None, *, is_random: bool
+) -> TransformersLLM:
+    from vtblender_nemo.backbones.megatron_llm.building import build_parallel_llm, load_parallel_llm
+    from vtblender_nemo.backbones.megatron_llm.llm import MegatronLLM
+
+    size, attention = cfg.tensor_parallel, cfg.get("llm_attention")
+    if is_random:
+        causal_lm = build_parallel_llm(config, cfg.llm_dtype, size, attention=attention)
+    else:
+        causal_lm = load_parallel_llm(cfg.pretrained_llm, config, cfg.llm_dtype, size, attention=attention)
+    return MegatronLLM(causal_lm, lora=lora, packing=cfg.packing, recompute=cfg.recompute)
 
 
 def _check_fingerprint(cfg: DictConfig, llm: TransformersLLM) -> None:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from nemo.utils.app_state import AppState
+from omegaconf import DictConfig, OmegaConf
 
 from vtblender_nemo.common.errors import ModelFileError
 
@@ -26,6 +27,14 @@ class SafeConnector(SaveRestoreConnector):
     @staticmethod
     def _load_state_dict_from_disk(model_weights: str, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
         return load_weights(Path(model_weights), map_location)
+
+
+class PartsConnector(SafeConnector):
+    """For a process that holds a part of a model: the file's weights stay on the CPU, and of them the part goes to its device."""
+
+    @staticmethod
+    def _load_state_dict_from_disk(model_weights: str, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
+        return load_weights(Path(model_weights), "cpu")
 
 
 def load_weights(path: Path, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
@@ -84,6 +93,12 @@ def extract_weights(path: str | Path, directory: str | Path) -> dict[str, torch.
         name = next(m.name for m in archive.getmembers() if str(PurePosixPath(m.name)) == WEIGHTS_FILE)
         archive.extract(name, directory, filter="data")
     return load_weights(Path(directory) / WEIGHTS_FILE)
+
+
+def with_changes(config: Any, changes: dict[str, Any]) -> DictConfig:
+    """A configuration, or the one in a YAML file, with some values replaced."""
+    given = OmegaConf.load(config) if isinstance(config, (str, Path)) else config
+    return OmegaConf.merge(given, changes)
 
 
 @contextmanager

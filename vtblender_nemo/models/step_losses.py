@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vtblender_nemo.common.batch import Batch
+from vtblender_nemo.common.parallel import data_rank, layout
 from vtblender_nemo.models.target_loss import TargetLoss
 
 
@@ -58,18 +59,17 @@ class StepLosses:
                 if part is not None:
                     self._parts.append(_Part([name], part.detach().sum()[None], values.new_tensor([part.numel()])))
 
-    def totals(self, device: torch.device, world_size: int) -> StepTotals:
-        """The sums of all ranks, which call this together.
+    def totals(self, device: torch.device) -> StepTotals:
+        """The sums of all ranks, which call this together; those that hold one model count once.
 
         Args:
             device: of the collective operation.
-            world_size: how many ranks there are.
         """
         together = torch.stack(
             [torch.as_tensor(v, dtype=torch.float64, device=device) for v in (self._sum, self._targets)]
         )
-        if world_size > 1:
-            torch.distributed.all_reduce(together)
+        if data_rank()[1] > 1:
+            torch.distributed.all_reduce(together, group=layout().data_group)
         loss, targets = together.tolist()
         return StepTotals(loss, int(targets))
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation
+from vtblender_nemo.common.parallel import data_rank, layout
 from vtblender_nemo.evaluation.metrics import LOWER_IS_BETTER, compute
 from vtblender_nemo.models.generation import answer, collate_usable
 from vtblender_nemo.models.speech_llm import SpeechLLM
@@ -73,8 +74,9 @@ Seen = tuple[dict[str, float], dict[str, int], dict[str, list[tuple[str, str]]]]
 def _over_ranks(seen: Seen) -> Seen:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return seen
-    gathered: list[Seen] = [seen] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, seen)
+    _, ranks = data_rank()
+    gathered: list[Seen] = [seen] * ranks
+    torch.distributed.all_gather_object(gathered, seen, group=layout().data_group)
     nll: dict[str, float] = defaultdict(float)
     targets: dict[str, int] = defaultdict(int)
     answers: dict[str, list[tuple[str, str]]] = defaultdict(list)

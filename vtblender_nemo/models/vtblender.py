@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,10 @@ from nemo.core.classes import ModelPT
 from nemo.core.classes.common import PretrainedModelInfo
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM
+from vtblender_nemo.common import shards
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
@@ -28,22 +27,28 @@ from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.models.building import make_llm, make_perception
 from vtblender_nemo.models.calibration import profiling_schema
 from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
-from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
-from vtblender_nemo.models.out_of_memory import backward_in_halves, zero_of
+from vtblender_nemo.models.nemo_file import (
+    PartsConnector,
+    SafeConnector,
+    check_archive,
+    extract_weights,
+    restore_state_kept,
+    with_changes,
+)
 from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM
 from vtblender_nemo.models.step_losses import StepLosses
 from vtblender_nemo.models.target_loss import Imitation, TargetLoss
+from vtblender_nemo.models.tokenizer_files import check_artifact, pretrained_tokenizer
+from vtblender_nemo.models.training_steps import TrainingSteps
 from vtblender_nemo.models.validation import ValidationRun
 from vtblender_nemo.modules.perception import Perception
 from vtblender_nemo.training.optim import build_optimizer, build_scheduler
 
-logger = logging.getLogger(__name__)
-
 _LLM_PREFIX = "speech_llm.llm."
 
 
-class VTBlenderModel(ModelPT):
+class VTBlenderModel(TrainingSteps, ModelPT):
     """Perception and a frozen LLM with LoRA, trained jointly on text and speech.
 
     Args:
@@ -74,6 +79,7 @@ class VTBlenderModel(ModelPT):
         self.step_losses = StepLosses()
         self.split_when_out_of_memory = False
         self._leave_llm_out = False
+        self._whole_state: dict[str, Any] | None = None
         self._validation: ValidationRun | None = None
         if self.cfg.get("init_from") and not restoring:
             self._init_from(self.cfg.init_from)
@@ -106,14 +112,6 @@ class VTBlenderModel(ModelPT):
     def token_equivalent_duration(self) -> float:
         """Seconds of audio in one frame, which counts as much as one text token."""
         return self.perception.token_equivalent_duration
-
-    def trainable_parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Trainable parameters with their names, by part: encoder, modality_adapter, projection, lora, llm."""
-        parts: dict[str, list[tuple[str, nn.Parameter]]] = {}
-        for name, parameter in self.speech_llm.named_parameters():
-            if parameter.requires_grad:
-                parts.setdefault(_part_of(name), []).append((name, parameter))
-        return parts
 
     def trained_parameters(self) -> dict[str, int]:
         """How many parameters each part trains."""
@@ -164,72 +162,17 @@ class VTBlenderModel(ModelPT):
     def forward(self, batch: Batch) -> TargetLoss:
         return self.speech_llm(batch)
 
-    # Training ---------------------------------------------------------------------------------------------------------
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The summed loss of a micro-batch; `on_before_optimizer_step` divides by the targets of the whole step."""
-        try:
-            total = self.summed_loss(batch)
-        except torch.OutOfMemoryError as error:
-            if not self.split_when_out_of_memory:
-                raise
-            problem = str(error)  # alone: the error holds the tensors of the forward pass
-        else:
-            return {"loss": total if total.requires_grad else total + self._nothing()}
-        logger.warning("out of memory; the micro-batch of %s is computed in two halves", ", ".join(batch.ids))
-        backward_in_halves(
-            batch,
-            lambda half: self.summed_loss(half) / self.trainer.accumulate_grad_batches,
-            audio_locator_id=self.speech_llm.audio_locator_id,
-            ranks=self.trainer.strategy.model,
-            problem=problem,
-        )
-        return {"loss": zero_of([p for named in self.trainable_parts().values() for _, p in named])}
-
-    def summed_loss(self, batch: Batch) -> Tensor:
-        """The loss of a micro-batch or of a part of one, which counts in the step's `step_losses`."""
-        loss = self.speech_llm(batch)
-        self.step_losses.add(batch, loss)
-        return loss.sum
-
-    def _nothing(self) -> Tensor:
-        """0 with a gradient path: text alone trains nothing where the LLM is frozen and has no LoRA."""
-        return 0.0 * self.perception.proj.bias.sum()
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Turns gradients of summed losses into those of the mean over all target tokens of all ranks and micro-batches.
-
-        Lightning has divided by the micro-batches of the step, and data-parallel training has averaged over ranks.
-        """
-        totals = self.step_losses.totals(self.device, self.trainer.world_size)
-        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / max(totals.targets, 1)
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, factor)
-        if totals.targets:
-            self._log_losses(totals.loss / totals.targets)
-        self.step_losses.clear()
-
-    def _log_losses(self, mean: float) -> None:
-        """Not by `log`, which would repeat the last loss of a source in steps that have none of its rows."""
-        self.log("train_loss", mean, prog_bar=True, logger=False, batch_size=1)
-        step = self.trainer.global_step
-        if (step + 1) % self.trainer.log_every_n_steps == 0:
-            for own in self.trainer.loggers:
-                own.log_metrics({"train_loss": mean, **self.step_losses.means()}, step)
-
-    @property
-    def oomptimizer_schema(self) -> dict[str, Any]:
-        """For the host's `oomptimizer.py`, which finds `bucket_batch_size`; see `conf/data/README.md`."""
-        return profiling_schema(self.chat_format)
+    # Training: beside what `TrainingSteps` does -----------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.trainable_parts(), self.cfg.optim)
         scheduler = build_scheduler(optimizer, self.cfg.optim.sched, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch.to(device) if isinstance(batch, Batch) else batch
+    @property
+    def oomptimizer_schema(self) -> dict[str, Any]:
+        """For the host's `oomptimizer.py`, which finds `bucket_batch_size`; see `conf/data/README.md`."""
+        return profiling_schema(self.chat_format)
 
     # Validation -------------------------------------------------------------------------------------------------------
 
@@ -269,7 +212,7 @@ class VTBlenderModel(ModelPT):
         keep = self.cfg.get("train_llm", False) or (self.cfg.get("save_llm", True) and not self.cfg.get("quantization"))
         with open_dict(self.cfg):
             self.cfg.llm_fingerprint = None if keep else self.llm.fingerprint()
-        with self._without_llm(not keep):
+        with self._without_llm(not keep), self._whole():
             super().save_to(str(unfinished))
         if is_global_rank_zero():
             unfinished.replace(target)
@@ -277,31 +220,47 @@ class VTBlenderModel(ModelPT):
             torch.distributed.barrier()  # so that no rank takes the file for finished, or missing, too early
 
     @classmethod
-    def restore_from(cls, restore_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def restore_from(cls, restore_path: str | Path, *args: Any, tensor_parallel: int = 1, **kwargs: Any) -> Any:
         """Restores a model from a `.nemo`; takes the host's arguments.
+
+        Args:
+            restore_path: the file.
+            args: of the host.
+            tensor_parallel: processes that hold the model together; all of them have to restore it, and to use it, alike.
+            kwargs: of the host.
 
         Raises:
             ModelFileError: the file is missing, damaged, unsafe, or holds another model; or its LLM was left out and the one
                 found under its name is not the one that was trained with.
         """
-        check_archive(restore_path)
+        config = check_archive(restore_path)
         if kwargs.get("save_restore_connector") is None:
-            kwargs["save_restore_connector"] = SafeConnector()
+            kwargs["save_restore_connector"] = SafeConnector() if tensor_parallel == 1 else PartsConnector()
+        if tensor_parallel != 1:
+            given = kwargs.get("override_config_path") or config
+            kwargs["override_config_path"] = with_changes(given, {"tensor_parallel": tensor_parallel})
         with restore_state_kept():
             return super().restore_from(str(restore_path), *args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self._whole_state is not None:
+            return self._whole_state
         state = super().state_dict(*args, **kwargs)
         return self._trained_only(state) if self._leave_llm_out else state
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What checkpoints hold: the trained weights, whole. All ranks have to ask for it together."""
+        state = self._trained_only(super().state_dict())
+        return shards.whole_state(state, self)
+
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, **kwargs: Any) -> Any:
-        """Loads weights; the frozen LLM's may be missing, nothing else may.
+        """Loads weights; the frozen LLM's may be missing, nothing else may. They are whole, or this rank's parts.
 
         Raises:
             ModelFileError: other weights are missing, unknown, or of another shape.
         """
         try:
-            result = super().load_state_dict(state_dict, strict=False, **kwargs)
+            result = super().load_state_dict(shards.own_state(state_dict, self), strict=False, **kwargs)
         except RuntimeError as error:  # shapes that differ
             raise ModelFileError(
                 f"weights do not fit the model ({error})", expected="a file of a model with the same configuration"
@@ -331,6 +290,21 @@ class VTBlenderModel(ModelPT):
         finally:
             self._leave_llm_out = False
 
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """As long as the context lasts, configuration and weights are those of a model in one process."""
+        if not shards.parted(self):
+            yield
+            return
+        size = self.cfg.get("tensor_parallel", 1)
+        self._whole_state = shards.whole_state(self.state_dict(), self, keep=is_global_rank_zero())
+        with open_dict(self.cfg):
+            self.cfg.tensor_parallel = 1
+        try:
+            yield
+        finally:
+            self.cfg.tensor_parallel, self._whole_state = size, None
+
     def _trained_only(self, state: dict[str, Any]) -> dict[str, Any]:
         frozen = self._frozen_llm_names()
         return {name: weight for name, weight in state.items() if name not in frozen}
@@ -352,10 +326,10 @@ class VTBlenderModel(ModelPT):
         if restoring:
             for key, name in self.cfg.tokenizer.names.items():
                 packed = str(self.cfg.tokenizer.files[key])
-                _check_artifact(name, packed)
+                check_artifact(name, packed)
                 shutil.copy(self.register_artifact(f"tokenizer.files.{key}", packed), folder / name)
         else:
-            _pretrained_tokenizer(self.cfg.pretrained_llm).save_pretrained(folder)
+            pretrained_tokenizer(self.cfg.pretrained_llm).save_pretrained(folder)
         self._register_tokenizer_files(folder)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
@@ -365,34 +339,3 @@ class VTBlenderModel(ModelPT):
             self.cfg.tokenizer = {"names": names, "files": dict.fromkeys(names)}
         for key, name in names.items():
             self.register_artifact(f"tokenizer.files.{key}", str(folder / name))
-
-
-def _pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelFileError(
-            f"the LLM's tokenizer cannot be loaded ({error})",
-            value=name_or_path,
-            expected="a Hugging Face folder or hub name of a causal LM",
-            knob="model.pretrained_llm",
-        ) from error
-
-
-def _check_artifact(name: str, packed: str) -> None:
-    """A restored configuration names files to copy: they may come only out of the archive, and go only into our folder."""
-    inside = packed.removeprefix("nemo:")
-    if not packed.startswith("nemo:") or Path(inside).name != inside or Path(name).name != name or name in ("", ".."):
-        raise ModelFileError(
-            "unsafe file name in the model's configuration",
-            value={name: packed},
-            expected="plain names of files inside the archive",
-        )
-
-
-def _part_of(name: str) -> str:
-    if name.startswith("llm."):
-        return "lora" if ".lora_" in name else "llm"
-    if name.startswith("perception.encoder"):
-        return "encoder"
-    return "modality_adapter" if name.startswith("perception.modality_adapter") else "projection"

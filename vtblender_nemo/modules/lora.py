@@ -5,6 +5,7 @@ Shapes: P rows, I and O width of a layer's input and output, r rank.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,20 +17,25 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from vtblender_nemo.common.errors import ConfigError
 
 
-def add_lora(llm: nn.Module, config: dict[str, Any]) -> nn.Module:
+def add_lora(
+    llm: nn.Module, config: dict[str, Any], layers: Mapping[type[nn.Module], type[nn.Module]] | None = None
+) -> nn.Module:
     """Wraps `llm` in a `peft.PeftModel` whose A matrices are drawn by Xavier's rule and whose B matrices are zero.
 
     Args:
         llm: a Hugging Face causal LM; its weights are frozen here.
         config: arguments of `peft.LoraConfig` (`r`, `lora_alpha`, `lora_dropout`, `target_modules`, ...).
+        layers: by kind of layer, what takes its place with LoRA; `FROZEN_LAYERS` if None.
 
     Raises:
         ConfigError: an argument that peft does not know, or `target_modules` that match nothing.
     """
     try:
         lora = LoraConfig(task_type="CAUSAL_LM", **config)
-        if all(type(module) is nn.Linear for module in llm.modules() if isinstance(module, nn.Linear)):
-            lora._register_custom_module({nn.Linear: FrozenLoraLinear})  # quantised layers keep peft's own
+        layers = FROZEN_LAYERS if layers is None else layers
+        kinds = {nn.Linear, *layers}
+        if all(type(module) in kinds for module in llm.modules() if isinstance(module, nn.Linear)):
+            lora._register_custom_module(dict(layers))  # quantised layers keep peft's own
         wrapped = get_peft_model(llm, lora)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"LoRA cannot be added ({error})", value=config, knob="model.lora") from error
@@ -92,3 +98,7 @@ class _LinearAndLora(torch.autograd.Function):
             of_rows = (wide @ weight).addmm_(of_narrow, down).view(*gradient.shape[:-1], down.shape[1])
         of_up = (narrow.t() @ wide).mul_(ctx.scaling).t()  # this order is the faster one for few columns
         return of_rows, None, None, of_narrow.t() @ rows, of_up, None
+
+
+FROZEN_LAYERS: Mapping[type[nn.Module], type[nn.Module]] = {nn.Linear: FrozenLoraLinear}
+"""What takes the place of layers that are whole."""

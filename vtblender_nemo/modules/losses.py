@@ -46,6 +46,21 @@ class Head:
         logits = products if self.scale == 1.0 else products * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
+    def nll(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Negative log-likelihoods (N,) float32 of ids (N,) after hidden rows (N, H)."""
+        return torch.nn.functional.cross_entropy(self(rows).float(), ids, reduction="none")
+
+    def divergence(self, rows: Tensor, teacher_rows: Tensor, temperature: float, top_k: int | None) -> Tensor:
+        """Divergences (N,) float32 of a student's rows (N, H) from a teacher's, who get no gradient; see `target_kl`."""
+        student = self(rows).float() / temperature
+        with torch.no_grad():
+            teacher = self(teacher_rows).float() / temperature
+        if top_k is not None and top_k < teacher.shape[-1]:
+            teacher, likely = teacher.topk(top_k, dim=-1)
+            student = student.gather(-1, likely)
+        expected, found = teacher.log_softmax(-1), student.log_softmax(-1)
+        return temperature**2 * (expected.exp() * (expected - found)).sum(-1)
+
 
 def target_nll(hidden: Tensor, targets: Tensor, head: Head, *, chunk_rows: int | None = None) -> Tensor:
     """Negative log-likelihood of each target.
@@ -61,11 +76,7 @@ def target_nll(hidden: Tensor, targets: Tensor, head: Head, *, chunk_rows: int |
     """
     if _has_fused_kernel(hidden, head):
         return _fused_nll(hidden, targets, head)
-
-    def nll(rows: Tensor, ids: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(head(rows).float(), ids, reduction="none")
-
-    return _in_chunks(nll, head, chunk_rows, hidden, targets)
+    return _in_chunks(head.nll, head, chunk_rows, hidden, targets)
 
 
 def target_kl(
@@ -92,14 +103,7 @@ def target_kl(
     """
 
     def divergence(rows: Tensor, teacher_rows: Tensor) -> Tensor:
-        student = head(rows).float() / temperature
-        with torch.no_grad():
-            teacher = head(teacher_rows).float() / temperature
-        if top_k is not None and top_k < teacher.shape[-1]:
-            teacher, likely = teacher.topk(top_k, dim=-1)
-            student = student.gather(-1, likely)
-        expected, found = teacher.log_softmax(-1), student.log_softmax(-1)
-        return temperature**2 * (expected.exp() * (expected - found)).sum(-1)
+        return head.divergence(rows, teacher_rows, temperature, top_k)
 
     return _in_chunks(divergence, head, chunk_rows, hidden, teacher_hidden.detach())
 
@@ -147,7 +151,10 @@ class _RowByRow(torch.autograd.Function):
 
 
 def _has_fused_kernel(hidden: Tensor, head: Head) -> bool:
-    return hidden.is_cuda and len(hidden) > 0 and head.bias is None and find_spec("liger_kernel") is not None
+    is_whole = type(head) is Head  # others have losses of their own
+    return (
+        hidden.is_cuda and len(hidden) > 0 and is_whole and head.bias is None and find_spec("liger_kernel") is not None
+    )
 
 
 def _fused_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:

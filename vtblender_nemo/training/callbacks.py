@@ -19,6 +19,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from vtblender_nemo.common.parallel import data_rank, layout
 from vtblender_nemo.data.loader import BlendDataModule
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class RandomStates(Callback):
     def _own_states(self) -> dict[str, Any]:
         numpy_state: Any = np.random.get_state(legacy=False)
         return {
+            "tensor_parallel": layout().tensor_size,
+            "device": _device(),
             "python": random.getstate(),
             "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}},
             "torch": torch.get_rng_state(),
@@ -53,22 +56,38 @@ class RandomStates(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         ranks = state_dict["ranks"]
-        rank = _rank()
+        size = ranks[0].get("tensor_parallel", 1)
+        # ranks that hold one model draw the same numbers, so that one of them stands for all however many there are
+        rank = _rank() if size == layout().tensor_size else data_rank()[0] * size
         # on more ranks than were saved, those that are new go on from their own seeds
         self._to_restore = ranks[rank] if rank < len(ranks) else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ranks that hold one model start with the same random states."""
+        if layout().tensor_size == 1 or self._to_restore is not None:
+            return
+        states = [self._own_states()]
+        group = layout().tensor_group
+        torch.distributed.broadcast_object_list(states, torch.distributed.get_global_rank(group, 0), group=group)
+        self._restore(states[0])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._to_restore is None:
             return
         state, self._to_restore = self._to_restore, None
+        self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         random.setstate(_as_tuples(state["python"]))
         kept = state["numpy"]
         np.random.set_state(
             {**kept, "state": {**kept["state"], "key": np.array(kept["state"]["key"], dtype=np.uint32)}}
         )
         torch.set_rng_state(state["torch"])
-        if state["cuda"]:
+        if state["cuda"] and state.get("device", _device()) == _device():
             torch.cuda.set_rng_state_all(state["cuda"])
+        elif state["cuda"]:
+            torch.cuda.set_rng_state(state["cuda"][state["device"]])
         for name, module in self._own_generators():
             if name in state["modules"]:
                 module._rng.setstate(_as_tuples(state["modules"][name]))
@@ -187,6 +206,10 @@ class ResumeHistory(Callback):
         """The one that `fit` adds; none where a trainer is used without it."""
         loggers = self._trainer.loggers if self._trainer is not None else []
         return [own for own in loggers if isinstance(own, HistoryLogger)]
+
+
+def _device() -> int:
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
 def _rank() -> int:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vtblender_nemo.common.chat import PromptIds
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.parallel import check_tensor_parallel, launcher
 from vtblender_nemo.data.blend import Encoder, read_sources
 from vtblender_nemo.data.config import TrainConfig, ValidationConfig
 from vtblender_nemo.data.loader import ValidationLoader, make_planner
@@ -40,6 +41,7 @@ def check_config(cfg: DictConfig, made: str | None = None) -> None:
         lambda cfg: steps_between_validations(cfg.trainer, validated=_is_validated(cfg)),
         _check_devices,
         _check_quantization,
+        _check_tensor_parallel,
         lambda cfg: _check_imitation(cfg, made),
         lambda cfg: _check_models(cfg, made),
         lambda cfg: _check_training_data(cfg, made),
@@ -190,6 +192,57 @@ def _check_quantization(cfg: DictConfig) -> None:
         raise ConfigError(
             "4-bit weights need a CUDA device", value=kind, knob="model.quantization=null, or another hardware=..."
         )
+
+
+def _check_tensor_parallel(cfg: DictConfig) -> None:
+    check_tensor_parallel(cfg.model)
+    size = cfg.model.get("tensor_parallel", 1)
+    if size == 1:
+        return
+    found = launcher()
+    if found is None or found.world_size() % size:
+        raise ConfigError(
+            "tensor parallelism takes its processes from a launcher, and their number is a multiple of it",
+            value=f"{size}, and {'no launcher' if found is None else f'{found.world_size()} processes'}",
+            expected=f"torchrun --nproc-per-node={size} (or a multiple of {size}) examples/train_vtb.py ..., or srun",
+            knob="model.tensor_parallel=1, or the command",
+        )
+    if (cfg.get("warm_start") or {}).get("steps"):
+        raise ConfigError(
+            "a warm start is made in one process, and its LLM is whole",
+            value=f"warm_start.steps={cfg.warm_start.steps} with model.tensor_parallel={size}",
+            expected="one of both",
+            knob="warm_start.steps=0, or model.tensor_parallel=1",
+        )
+    check_parallel_trainer(cfg.trainer)
+
+
+def check_parallel_trainer(trainer: Any) -> None:
+    """Looks at what in the `trainer` section does not go with tensor parallelism.
+
+    Raises:
+        ConfigError: another strategy than its own, or mixed precision on a CPU.
+    """
+    if trainer.get("strategy", "auto") != "auto":
+        raise ConfigError(
+            "tensor parallelism has a strategy of its own",
+            value=trainer.get("strategy"),
+            expected="auto",
+            knob="trainer.strategy",
+        )
+    precision = str(trainer.get("precision", "auto"))
+    if runs_on_cpu(trainer.get("accelerator", "auto")) and precision not in ("auto", "32-true", "32"):
+        raise ConfigError(
+            "megatron-core's layers have no mixed precision on a CPU: their backward pass would mix types",
+            value=precision,
+            expected="32-true",
+            knob="trainer.precision",
+        )
+
+
+def runs_on_cpu(accelerator: str) -> bool:
+    """Whether Lightning's accelerator of this name is a CPU."""
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
 
 
 def _check_imitation(cfg: DictConfig, made: str | None) -> None:

@@ -15,6 +15,7 @@ from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.parallel import data_rank, layout
 from vtblender_nemo.common.precision import bf16_is_fast
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.data.typed import read_config
@@ -24,10 +25,17 @@ from vtblender_nemo.training.checkpoints.config import CheckpointConfig
 from vtblender_nemo.training.checkpoints.files import CheckpointFiles, checkpoints_in
 from vtblender_nemo.training.checkpoints.keeper import CheckpointKeeper
 from vtblender_nemo.training.checkpoints.loop import ResumingLoop
-from vtblender_nemo.training.checks import saved_checkpoint, steps_between_validations
+from vtblender_nemo.training.checks import (
+    check_parallel_trainer,
+    runs_on_cpu,
+    saved_checkpoint,
+    steps_between_validations,
+)
 from vtblender_nemo.training.guards import GuardConfig, StepGuard
 from vtblender_nemo.training.imitation_checks import check_answering_llm, check_twins
 from vtblender_nemo.training.run_config import hold_to_config
+from vtblender_nemo.training.sharded import SHARDED, SameInValidation, ShardedStrategy, check_sharding
+from vtblender_nemo.training.tensor_parallel import TensorParallelStrategy
 
 HISTORY_FILE = "history.jsonl"
 CONFIG_FILE = "config.yaml"
@@ -45,8 +53,9 @@ def build_model(cfg: DictConfig) -> VTBlenderModel:
 
 
 def seed_for_training(cfg: DictConfig) -> None:
-    """Gives every rank random numbers of its own, the same at every start."""
-    pl.seed_everything(cfg.seed + (rank_zero_only.rank or 0), workers=True)
+    """Gives every rank random numbers of its own, the same at every start; ranks that hold one model have the same."""
+    rank = data_rank()[0] if layout().tensor_size > 1 else rank_zero_only.rank or 0
+    pl.seed_everything(cfg.seed + rank, workers=True)
 
 
 def build_data(cfg: DictConfig, model: VTBlenderModel) -> BlendDataModule:
@@ -100,7 +109,14 @@ def fit(
     kept = read_config(CheckpointConfig, cfg.get("checkpoints") or {}, "checkpoints")
     files = CheckpointFiles(asynchronous=kept.asynchronous)
     guard = StepGuard(read_config(GuardConfig, cfg.get("guards") or {}, "guards"), directory / BAD_STEPS_FILE)
-    trainer = build_trainer(cfg.trainer, [guard, LogShares(data), *(callbacks or [])], validated=validated, files=files)
+    check_sharding(cfg)
+    trainer = build_trainer(
+        cfg.trainer,
+        [guard, LogShares(data), *(callbacks or [])],
+        validated=validated,
+        tensor_parallel=cfg.model.get("tensor_parallel", 1),
+        files=files,
+    )
     model.set_trainer(trainer)
     exp_manager(trainer, _exp_manager_config(cfg, scored=validated))
     _add_logger(trainer, HistoryLogger(directory / HISTORY_FILE))
@@ -132,19 +148,22 @@ def build_trainer(
     callbacks: list[pl.Callback] | None = None,
     *,
     validated: bool = True,
+    tensor_parallel: int = 1,
     files: CheckpointFiles | None = None,
 ) -> pl.Trainer:
     """Lightning's trainer. The blend has no end, so the steps of the training bound its one epoch.
 
     Args:
         cfg: arguments of `lightning.pytorch.Trainer`; `val_check_interval` counts optimiser steps, `precision: auto` is
-            bf16-mixed where the device is fast in it, else 32-true, and `strategy: auto` bears ranks without audio.
+            bf16-mixed where the device is fast in it, else 32-true, `strategy: auto` bears ranks without audio, and `sharded` is
+            `ShardedStrategy`.
         callbacks: beside those that every training has.
         validated: whether there are validation sets.
+        tensor_parallel: processes that hold one model.
         files: what writes checkpoints; None for Lightning's own.
 
     Raises:
-        ConfigError: no end, or no validation before the end.
+        ConfigError: no end, or no validation before the end; a strategy or precision that tensor parallelism does not go with.
     """
     settings: dict[str, Any] = {
         "logger": False,  # the host's exp_manager adds loggers and checkpoints
@@ -157,8 +176,16 @@ def build_trainer(
     steps, accumulate = settings["max_steps"], settings.get("accumulate_grad_batches", 1)
     settings["val_check_interval"] = interval * accumulate  # Lightning counts micro-batches
     settings.setdefault("limit_train_batches", steps * accumulate)  # gives the progress bar its end
-    settings["precision"] = resolve_precision(settings.get("precision", "auto"), settings.get("accelerator", "auto"))
-    if settings.get("strategy", "auto") == "auto" and _may_be_distributed(settings):
+    settings["precision"] = resolve_precision(
+        settings.get("precision", "auto"), settings.get("accelerator", "auto"), tensor_parallel=tensor_parallel
+    )
+    if tensor_parallel > 1:
+        check_parallel_trainer(settings)
+        settings["strategy"] = TensorParallelStrategy()
+    elif settings.get("strategy") == SHARDED:
+        settings["strategy"] = ShardedStrategy()
+        callbacks = [*(callbacks or []), SameInValidation()]
+    elif settings.get("strategy", "auto") == "auto" and _may_be_distributed(settings):
         settings["strategy"] = "ddp_find_unused_parameters_true"  # a batch without audio leaves parts without gradients
     plugins: list[Any] = [] if files is None else [files]
     if SLURMEnvironment.detect():
@@ -166,10 +193,12 @@ def build_trainer(
     return pl.Trainer(callbacks=[RandomStates(), ResumeHistory(), *(callbacks or [])], plugins=plugins, **settings)
 
 
-def resolve_precision(precision: str, accelerator: str) -> str:
+def resolve_precision(precision: str, accelerator: str, *, tensor_parallel: int = 1) -> str:
     """`auto` as bf16-mixed where that is fast, else 32-true."""
     if precision != "auto":
         return precision
+    if tensor_parallel > 1 and runs_on_cpu(accelerator):
+        return "32-true"  # see `check_parallel_trainer`
     return "bf16-mixed" if bf16_is_fast(accelerator) else "32-true"
 
 

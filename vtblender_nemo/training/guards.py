@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.errors import ConfigError, TrainingError
+from vtblender_nemo.common.shards import gradient_norm
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,9 @@ class StepGuard(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        totals = pl_module.step_losses.totals(pl_module.device, trainer.world_size)
+        totals = pl_module.step_losses.totals(pl_module.device)
         loss = totals.loss / max(totals.targets, 1)
-        norm = _norm([p.grad for p in parameters]) / max(totals.targets, 1)
+        norm = float(gradient_norm(parameters)) / max(totals.targets, 1)
         problem = self._problem(loss, norm, trainer)
         rows, self._rows = self._rows, []
         if problem is None:
@@ -119,7 +120,7 @@ class StepGuard(Callback):
             )
 
     def _problem(self, loss: float, norm: float, trainer: Trainer) -> str | None:
-        """What is wrong, on any rank, or None; the loss is that of all ranks, the gradient where it is sharded this one's."""
+        """What is wrong, on any rank, or None."""
         bad = [not math.isfinite(loss), not math.isfinite(norm)]
         if trainer.world_size > 1:
             together = torch.tensor(bad, dtype=torch.int64, device=trainer.strategy.root_device)
@@ -154,13 +155,6 @@ class StepGuard(Callback):
             found = {"step": trainer.global_step, "problem": problem, "loss": loss, "gradient_norm": norm}
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**found, "rows": [row for part in gathered for row in part]}) + "\n")
-
-
-def _norm(gradients: list[Tensor]) -> float:
-    if not gradients:
-        return 0.0
-    total = torch.nn.utils.get_total_norm(gradients)
-    return float(total.full_tensor() if hasattr(total, "full_tensor") else total)
 
 
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:

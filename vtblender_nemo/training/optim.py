@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.shards import axis_of, own_part, whole
 
 Parts = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
 
@@ -79,7 +80,10 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
     adamw = AdamW(adamw_groups, lr=cfg.lr, betas=tuple(cfg.betas), weight_decay=cfg.weight_decay, fused=fused)
     if not muon_groups:
         return adamw
-    muon = _muon_class()(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
+    kind = _muon_class()
+    if any(axis_of(weight) is not None for named in parts.values() for _, weight in named):
+        kind = _of_whole_matrices(kind)
+    muon = kind(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
     return CombinedOptimizer([muon, adamw])
 
 
@@ -129,6 +133,35 @@ def _muon_class() -> type[Optimizer]:
             "this torch has no Muon", value=torch.__version__, expected="torch 2.9 or newer", knob="model.optim.muon_lr"
         ) from error
     return Muon
+
+
+def _of_whole_matrices(muon: type[Optimizer]) -> type[Optimizer]:
+    """Muon for processes that hold parts of some matrices: its updates depend on a matrix as a whole."""
+
+    class WholeMatrices(muon):
+        @torch.no_grad()
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            assert closure is None, "the combined optimiser has called it"
+            parted = [
+                (p, p.data, p.grad, axis)
+                for group in self.param_groups
+                for p in group["params"]
+                if p.grad is not None and (axis := axis_of(p)) is not None
+            ]
+            for p, part, gradient, axis in parted:
+                p.grad, p.data = None, whole(part, axis)
+                p.grad = whole(gradient, axis)
+                for name, value in self.state[p].items():
+                    self.state[p][name] = whole(value, axis)
+            super().step()
+            for p, part, gradient, axis in parted:
+                part.copy_(own_part(p.data, axis))
+                p.grad, p.data = None, part
+                p.grad = gradient
+                for name, value in self.state[p].items():
+                    self.state[p][name] = own_part(value, axis)
+
+    return WholeMatrices
 
 
 def _is_layer_matrix(name: str, weight: nn.Parameter) -> bool:

@@ -17,6 +17,7 @@ _SECTIONS = ("seed", "tiny", "model", "warm_start", "save_checkpoint")
 _TRAINER_KEYS = ("max_steps", "accumulate_grad_batches", "precision", "gradient_clip_val")
 _FREE = (
     "model.validation",
+    "model.tensor_parallel",
     "tiny.directory",
     "tiny.checkpoint_secs",
     "data.train_ds.num_workers",
