@@ -118,7 +118,9 @@ def main(kills: Annotated[int, typer.Option(help="of the training, and of the sy
             "stop": seconds_of_a_stop(make, folder),
         }
     for name, found in figures.items():
-        values = [f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in found.items()]
+        values = [
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in found.items()
+        ]
         print(name, *values)
     print(json.dumps(figures))
 
