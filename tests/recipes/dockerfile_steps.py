@@ -58,6 +58,7 @@ class Image:
         """
         seen: list[str] = []
         for path in [*SHARED, sys.base_prefix, *self.shown]:
+            (self.folder / path.lstrip("/")).mkdir(parents=True, exist_ok=True)  # bubblewrap would let nobody else in
             seen += ["--ro-bind", path, path]
         passwd = self.folder / "opt" / "passwd"  # no image knows the user ids of all machines
         passwd.write_text("root:x:0:0:root:/root:/bin/bash\n")
