@@ -173,7 +173,7 @@ def test_a_source_without_any_audio_stops_the_run(tmp_path):
         {"type": "nemo", "manifest_filepath": path, "prompts": ["P"], "weight": 1},
         {"type": "text_chat", "manifest_filepath": write_jsonl(tmp_path / "c.jsonl", chat_rows(5)), "weight": 1},
     ]
-    data = module({"input_cfg": entries, "batch_size": 2, "num_buckets": 1})
+    data = module({"input_cfg": entries, "batch_size": 2, "num_buckets": 1, "max_bad_share": None})
     with pytest.raises(AudioError, match="source nemo gave nothing but audio that cannot be decoded.*200 in a row"):
         take(data, 1000)
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lhotse import CutSet, Recording, SupervisionSegment
 
-from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, write_jsonl
+from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, speech_rows, write_jsonl, write_tar
 from vtblender_nemo.data.loader import BlendDataModule
 
 WORLD = 2
@@ -47,6 +48,70 @@ def test_two_processes_read_apart_and_resume_each_its_own(tmp_path):
         assert found["again"] == found["rest"]
     ids = [id for found in ranks for batch in found["begun"] + found["rest"] for id in batch]
     assert len(ids) == len(set(ids)) == WORLD * 7 * 3
+
+
+ROWS, SHARDS = 11, 3
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return {"type": "nemo", "manifest_filepath": write_jsonl(folder / "m.jsonl", speech_rows(folder, [0.3] * ROWS))}
+
+
+def _tars(folder: Path) -> dict[str, Any]:
+    rows = speech_rows(folder, [0.3] * ROWS)
+    for shard in range(SHARDS):
+        own = rows[shard::SHARDS]
+        audio = {row["audio_filepath"]: (folder / row["audio_filepath"]).read_bytes() for row in own}
+        write_tar(folder / f"audio_{shard}.tar", audio)
+        write_jsonl(folder / f"manifest_{shard}.json", own)
+    numbers = f"_OP_0..{SHARDS - 1}_CL_"
+    return {
+        "type": "nemo_tarred",
+        "manifest_filepath": str(folder / f"manifest_{numbers}.json"),
+        "tarred_audio_filepaths": str(folder / f"audio_{numbers}.tar"),
+    }
+
+
+def _cuts(folder: Path) -> CutSet:
+    recordings = [
+        Recording.from_file(folder / row["audio_filepath"], recording_id=row["id"])
+        for row in speech_rows(folder, [0.3] * ROWS)
+    ]
+    cuts = [recording.to_cut() for recording in recordings]
+    for cut in cuts:
+        cut.supervisions = [SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text=f"says {cut.id}")]
+    return CutSet(cuts)
+
+
+def _map_cuts(folder: Path) -> dict[str, Any]:
+    _cuts(folder).to_file(folder / "cuts.jsonl")
+    return {"type": "lhotse", "cuts_path": str(folder / "cuts.jsonl")}
+
+
+def _shar(folder: Path) -> dict[str, Any]:
+    (folder / "shar").mkdir()
+    _cuts(folder).to_shar(folder / "shar", fields={"recording": "wav"}, shard_size=4)
+    return {"type": "lhotse_shar", "shar_path": str(folder / "shar")}
+
+
+@pytest.mark.parametrize("write", [_manifest, _tars, _map_cuts, _shar])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 0), (3, 1), (4, 0)])
+def test_a_pass_reads_each_row_once_over_ranks_and_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, ranks: int, workers: int
+) -> None:
+    """Of every kind of source; also of passes that do not divide by the ranks."""
+    train = {"input_cfg": [{**write(tmp_path), "prompts": ["p"]}], "batch_size": 1, "num_buckets": 1, "buffer_size": 1}
+    passes: list[list[str]] = [[], []]
+    for rank in range(ranks):
+        monkeypatch.setattr("vtblender_nemo.data.loader._rank", lambda rank=rank: (rank, ranks))
+        cfg = {"train_ds": {**train, "num_workers": workers}}
+        loader = BlendDataModule(cfg, make_encoder().chat_format, FRAME_SECS, RATE).train_dataloader()
+        positions = range(rank, 2 * ROWS, ranks)
+        for position, batch in zip(positions, loader, strict=False):
+            passes[position // ROWS] += batch.ids
+    assert [len(set(ids)) for ids in passes] == [ROWS, ROWS]
+    assert [len(ids) for ids in passes] == [ROWS, ROWS]
+    assert passes[0] != passes[1], "another order"
 
 
 def _validation_ids(folder: Path, rows: list[Any], rank: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:

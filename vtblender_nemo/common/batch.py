@@ -48,6 +48,35 @@ class Batch:
         # Without waiting only from pinned memory: a copy from a GPU could be read before it is there.
         return self._changed(lambda value: value.to(device, non_blocking=value.is_pinned()))
 
+    def halves(self, audio_locator_id: int) -> tuple[Batch, Batch]:
+        """The conversations of the first half, and the others, each with its audios and twins; not shorter than they are here.
+
+        Args:
+            audio_locator_id: the token id whose place an audio takes.
+        """
+        middle = len(self) // 2
+        heard = int((self.input_ids[:middle] == audio_locator_id).sum())
+        return self._part(slice(None, middle), slice(None, heard)), self._part(slice(middle, None), slice(heard, None))
+
+    def _part(self, rows: slice, audios: slice) -> Batch:
+        twin, twin_rows = self.twin, self.twin_rows
+        if twin is not None and twin_rows is not None:
+            start, stop, _ = rows.indices(len(self))
+            first, end = (int((twin_rows < bound).sum()) for bound in (start, stop))
+            twin = twin._part(slice(first, end), slice(0, 0)) if end > first else None
+            twin_rows = twin_rows[first:end] - start if end > first else None
+        return Batch(
+            input_ids=self.input_ids[rows],
+            input_lens=self.input_lens[rows],
+            loss_mask=self.loss_mask[rows],
+            audios=self.audios[audios],
+            audio_lens=self.audio_lens[audios],
+            sources=self.sources[rows],
+            ids=self.ids[rows],
+            twin=twin,
+            twin_rows=twin_rows,
+        )
+
     def pin_memory(self) -> Batch:
         """The same batch in memory that a GPU copies from by itself; called by PyTorch's DataLoader."""
         return self._changed(Tensor.pin_memory)

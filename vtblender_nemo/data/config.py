@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,8 +151,12 @@ class TrainConfig(BatchConfig):
     """Text tokens and frames; a longer conversation is dropped and counted."""
     on_bad_row: str = "skip"
     """`skip` counts and lists rows that cannot be used, `error` stops at the first."""
+    max_bad_share: float | None = 0.2
+    """The training stops where a larger share of a source's rows cannot be used (of its first hundred, and from then on)."""
     num_workers: int = 0
     """Processes that decode audio; the order of rows does not depend on it."""
+    worker_timeout_secs: float = 600.0
+    """The training stops when these processes give no micro-batch for so long, as when a network file system hangs; 0: never."""
     augment: Any = None
     """Changes to the waveforms of all speech sources, by effect; see `AugmentConfig`. None by default."""
 
@@ -163,6 +168,11 @@ class TrainConfig(BatchConfig):
         _check_choice(self, "fusion", FUSIONS, place)
         _check_choice(self, "on_bad_row", BAD_ROW, place)
         _check_limits(self, place)
+        for name, highest in (("max_bad_share", 1.0), ("worker_timeout_secs", math.inf)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= highest:
+                expected = f"a number from 0 to {highest:g}"
+                raise ConfigError("value out of range", value=value, expected=expected, knob=f"{place}.{name}")
         read_augment(self.augment, f"{place}.augment")
         if self.fusion == "rows":
             super().check(place)

@@ -144,7 +144,9 @@ class BlendDataModule(LightningDataModule):
             collator,
             SkipLog(_own_file(self._skipped_path), keep=self._resumed is not None),
             num_workers=config.num_workers,
+            worker_timeout_secs=config.worker_timeout_secs,
             stop_at_bad_row=config.on_bad_row == "error",
+            max_bad_share=config.max_bad_share,
             weights_count="rows" if config.fusion == "rows" else "batches",
         )
 

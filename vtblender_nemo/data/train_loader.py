@@ -24,6 +24,8 @@ from vtblender_nemo.data.skips import Skip, SkipLog, reason_of
 ENDLESS = 10**9
 # A source is given up after so many rows in a row that cannot be decoded.
 MAX_UNDECODED = 200
+# The share of a source's rows that cannot be used is judged from so many rows on.
+MIN_JUDGED = 100
 
 Plan = list[tuple[Conversation, PromptIds]]
 Decoded = tuple[Batch | None, dict[int, DataError]]
@@ -74,7 +76,9 @@ class TrainLoader:
         skip_log: where rows left out are counted.
         num_workers: processes that decode, each up to two micro-batches ahead of their use; 0 decodes here, when one is
             asked for. What comes out does not depend on it.
+        worker_timeout_secs: how long these processes may take for one; 0 is as long as they like.
         stop_at_bad_row: raise at the first audio that cannot be decoded.
+        max_bad_share: of a source's rows that cannot be used; None bears any.
         weights_count: what the planner's weights are shares of: `rows` or `batches`.
 
     Attributes:
@@ -88,11 +92,14 @@ class TrainLoader:
         skip_log: SkipLog,
         *,
         num_workers: int = 0,
+        worker_timeout_secs: float = 0.0,
         stop_at_bad_row: bool = False,
+        max_bad_share: float | None = None,
         weights_count: Literal["rows", "batches"] = "rows",
     ) -> None:
         self._planner, self._collator, self.skip_log = planner, collator, skip_log
         self._num_workers, self._stop_at_bad_row, self._weights_count = num_workers, stop_at_bad_row, weights_count
+        self._worker_timeout_secs, self._max_bad_share = worker_timeout_secs, max_bad_share
         self._planned = planner.state_dict()
         self.rows_seen: Counter[str] = Counter()
         self._batch_parts: dict[str, float] = {}
@@ -112,12 +119,31 @@ class TrainLoader:
             num_workers=self._num_workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
+            timeout=self._worker_timeout_secs if self._num_workers else 0,
             generator=torch.Generator(),  # or it would draw from the generator that dropout draws from
         )
-        for batch, errors in loader:
+        for batch, errors in self._from_workers(loader, in_flight):
             self._hand_out(in_flight.popleft(), batch, errors)
             if batch is not None:
                 yield batch
+
+    def _from_workers(self, loader: DataLoader[Decoded], in_flight: deque[_InFlight]) -> Iterator[Decoded]:
+        """What the loader gives; of workers that are stuck or gone it is told what they were at."""
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader "):  # those of PyTorch's own loader alone
+                raise
+            row = in_flight[0].rows[0]
+            at = self._planner.skip(row, "", "")
+            raise DataError(
+                f"the processes that decode are stuck, or one has ended ({error}); the next micro-batch begins with a row of "
+                f"{row.conversation.source}",
+                path=at.path,
+                line=at.line,
+                expected=f"a micro-batch within {self._worker_timeout_secs:g} s",
+                knob="data.train_ds.worker_timeout_secs, data.train_ds.num_workers",
+            ) from error
 
     def state_dict_after_last_batch(self) -> dict[str, Any]:
         """Where the last batch handed out left off.
@@ -165,6 +191,8 @@ class TrainLoader:
 
     def _hand_out(self, planned: _InFlight, batch: Batch | None, errors: dict[int, DataError]) -> None:
         self.skip_log.add(planned.skips)
+        for name in {skip.source for skip in planned.skips}:
+            self._judge(name)
         for number, row in enumerate(planned.rows):
             name = row.conversation.source
             if number in errors:
@@ -181,6 +209,7 @@ class TrainLoader:
             raise error
         name = row.conversation.source
         self.skip_log.add([self._planner.skip(row, "on_bad_row", reason_of(error))])
+        self._judge(name)
         self._undecoded[name] += 1
         if self._undecoded[name] >= MAX_UNDECODED:
             raise AudioError(
@@ -189,3 +218,15 @@ class TrainLoader:
                 expected="audio files that exist and decode",
                 knob="data.train_ds.input_cfg",
             ) from error
+
+    def _judge(self, name: str) -> None:
+        bad = self.skip_log.counts[name, "on_bad_row"]
+        rows = bad + self.rows_seen[name]
+        if self._max_bad_share is None or rows < MIN_JUDGED or bad <= self._max_bad_share * rows:
+            return
+        raise DataError(
+            f"too many rows of source {name} cannot be used; {self.skip_log.path or 'the log'} tells why",
+            value=f"{bad} of {rows}",
+            expected=f"a share of at most {self._max_bad_share:g}",
+            knob="data.train_ds.max_bad_share",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from vtblender_nemo.models.building import make_llm, make_perception
 from vtblender_nemo.models.calibration import profiling_schema
 from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
 from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
+from vtblender_nemo.models.out_of_memory import backward_in_halves, zero_of
 from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM
 from vtblender_nemo.models.step_losses import StepLosses
@@ -35,6 +37,8 @@ from vtblender_nemo.models.target_loss import Imitation, TargetLoss
 from vtblender_nemo.models.validation import ValidationRun
 from vtblender_nemo.modules.perception import Perception
 from vtblender_nemo.training.optim import build_optimizer, build_scheduler
+
+logger = logging.getLogger(__name__)
 
 _LLM_PREFIX = "speech_llm.llm."
 
@@ -68,6 +72,7 @@ class VTBlenderModel(ModelPT):
             imitation=imitation,
         )
         self.step_losses = StepLosses()
+        self.split_when_out_of_memory = False
         self._leave_llm_out = False
         self._validation: ValidationRun | None = None
         if self.cfg.get("init_from") and not restoring:
@@ -163,10 +168,29 @@ class VTBlenderModel(ModelPT):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The summed loss of a micro-batch; `on_before_optimizer_step` divides by the targets of the whole step."""
+        try:
+            total = self.summed_loss(batch)
+        except torch.OutOfMemoryError as error:
+            if not self.split_when_out_of_memory:
+                raise
+            problem = str(error)  # alone: the error holds the tensors of the forward pass
+        else:
+            return {"loss": total if total.requires_grad else total + self._nothing()}
+        logger.warning("out of memory; the micro-batch of %s is computed in two halves", ", ".join(batch.ids))
+        backward_in_halves(
+            batch,
+            lambda half: self.summed_loss(half) / self.trainer.accumulate_grad_batches,
+            audio_locator_id=self.speech_llm.audio_locator_id,
+            ranks=self.trainer.strategy.model,
+            problem=problem,
+        )
+        return {"loss": zero_of([p for named in self.trainable_parts().values() for _, p in named])}
+
+    def summed_loss(self, batch: Batch) -> Tensor:
+        """The loss of a micro-batch or of a part of one, which counts in the step's `step_losses`."""
         loss = self.speech_llm(batch)
         self.step_losses.add(batch, loss)
-        total = loss.sum
-        return {"loss": total if total.requires_grad else total + self._nothing()}
+        return loss.sum
 
     def _nothing(self) -> Tensor:
         """0 with a gradient path: text alone trains nothing where the LLM is frozen and has no LoRA."""

@@ -36,11 +36,14 @@ class GuardConfig:
         spike_sigmas: a loss that is so many standard deviations above the mean of the steps before it is a spike: told, and
             listed. None looks for none.
         skip_spikes: leave such steps out, too.
+        split_when_out_of_memory: compute a micro-batch whose forward pass does not fit into the GPU's memory in two halves,
+            and go on; False ends the training.
     """
 
     max_bad_steps: int = 10
     spike_sigmas: float | None = 8.0
     skip_spikes: bool = False
+    split_when_out_of_memory: bool = False
 
     def check(self) -> None:
         """Raises ConfigError for the first value out of range."""
@@ -77,7 +80,8 @@ class StepGuard(Callback):
         self._bad_in_a_row = state_dict["bad_in_a_row"]
         self._losses.extend(state_dict["losses"])
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.split_when_out_of_memory = self._config.split_when_out_of_memory
         self._statistics = [buffer for buffer in pl_module.buffers() if buffer.is_floating_point()]
         self._healthy = [buffer.clone() for buffer in self._statistics]
 

@@ -20,6 +20,8 @@ _FREE = (
     "tiny.directory",
     "tiny.checkpoint_secs",
     "data.train_ds.num_workers",
+    "data.train_ds.worker_timeout_secs",
+    "data.train_ds.max_bad_share",
     "warm_start.accelerator",
     "tiny.sets.multi_turn",
     "tiny.sets.novel_",
