@@ -55,6 +55,10 @@ export SLURM_CONF="$folder/slurm.conf"
 pids=()
 finish() {
     scancel --user="$user" 2>/dev/null || true
+    for _ in {1..100}; do # a job that does not end by itself is killed after KillWait; nobody would do it without the daemons
+        [[ -n "$(squeue --noheader 2>/dev/null)" ]] || break
+        sleep 0.2
+    done
     kill "${pids[@]}" 2>/dev/null || true
     wait "${pids[@]}" 2>/dev/null || true
     rm -f "$folder/ready"

@@ -1,13 +1,19 @@
-"""Processes that wait for what the first of them makes."""
+"""What the main job does around the trainer: processes wait for what the first of them makes, and signals stop them."""
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
+from vtblender_nemo.common.stopping import Stopped
+from vtblender_nemo.experiments import main_job
 from vtblender_nemo.tiny.config import TinyConfig
 from vtblender_nemo.tiny.world import _stages, is_made
 from vtblender_nemo.training.ranks import is_first, wait_for_first
@@ -44,3 +50,22 @@ def test_a_world_is_made_when_each_of_its_parts_is(tmp_path: Path) -> None:
         stages[name].finish({})
     assert is_made(config, tmp_path)
     assert not is_made(TinyConfig(seed=1), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_stops_the_main_job_before_training_too(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+
+    def make_world(cfg: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal did not stop it")
+
+    monkeypatch.setattr(main_job, "_check", lambda cfg: None)
+    monkeypatch.setattr(main_job, "_prepare_world", make_world)
+    cfg = OmegaConf.create({"output_dir": str(tmp_path / "run"), "tiny": {"directory": str(tmp_path / "world")}})
+    with pytest.raises(Stopped, match=f"stopped by {name}"):
+        main_job.run(cfg)
+    assert signal.getsignal(number) == before
