@@ -106,6 +106,12 @@ def run(llm: TransformersLLM, *, targets: bool = True) -> tuple[Tensor, Tensor, 
     return llm.logits(hidden).detach(), embeds.grad, gradients(llm)
 
 
+def as_teacher(llm: TransformersLLM) -> Tensor:
+    """Hidden states without LoRA."""
+    with llm.pretrained():
+        return llm.hidden_packed(llm.embed(torch.arange(7, 7 + sum(LENS))), LENS)
+
+
 def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
     """Whole gradients by name."""
     axes, found = shards.axes(module), {}
@@ -118,6 +124,7 @@ def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
 def compare(whole: TransformersLLM, cut: MegatronLLM) -> Found:
     """Differences in relation to the size of what is compared, but for tokens and fingerprints, which are equal or not."""
     (logits, of_embeds, of_lora), (cut_logits, of_cut_embeds, of_cut_lora) = run(whole), run(cut)
+    taught = [as_teacher(llm) for llm in (whole, cut)]
     assert of_lora.keys() == of_cut_lora.keys()
     whole.eval(), cut.eval()
     embeds = whole.embed(torch.arange(10, 28).view(2, 9))
@@ -136,6 +143,7 @@ def compare(whole: TransformersLLM, cut: MegatronLLM) -> Found:
         "plain logits": difference(*plain),
         "padded": difference(*padded),
         "embeds": difference(of_embeds, of_cut_embeds),
+        "teacher": difference(*taught),
         "lora": max(difference(of_lora[name], of_cut_lora[name]) for name in of_lora),
         "answers": all(torch.equal(*pair) for pair in answers.values()),
         "fingerprint": whole.fingerprint() == cut.fingerprint(),

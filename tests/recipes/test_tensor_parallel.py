@@ -93,7 +93,7 @@ def as_whole(found: dict[str, Any]) -> None:
     assert found["fingerprint"]
     assert found["parts"]
     assert found["cut"] > 20
-    for name in ("logits", "plain logits", "padded", "embeds", "lora"):
+    for name in ("logits", "plain logits", "padded", "embeds", "teacher", "lora"):
         assert found[name] < CLOSE, name
 
 
