@@ -1,13 +1,16 @@
-"""What several ranks measure together; run by `test_tensor_parallel.py` under torchrun.
+"""What several ranks measure together; run by `test_tensor_parallel.py`.
 
-python -m tests.recipes.tensor_parallel_step CHECKS FOLDER     # a function of this file; what it returns is FOLDER/CHECKS.pt
+python -m tests.recipes.tensor_parallel_step FOLDER pair four      # functions of this file; what they return is FOLDER/NAME.pt
 
-Whole models, to compare with, are in every process.
+Imports take longer than all that is measured, so that ranks are forked from a process that has made them. Under torchrun the
+process is one of the ranks. Whole models, to compare with, are in every process.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +22,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
@@ -392,11 +396,34 @@ def drift_of(model: VTBlenderModel) -> Found:
     return {"alike": alike, "copies": copies, "parts": parts}
 
 
-def main() -> None:
-    checks, folder = sys.argv[1], Path(sys.argv[2])
-    found = {"pair": pair, "four": four}[checks](folder)
+CHECKS = {"pair": (pair, 2), "four": (four, 4)}
+
+
+def measure(checks: str, folder: Path) -> None:
+    """What one rank does."""
+    found = CHECKS[checks][0](folder)
     if dist.get_rank() == 0:
         torch.save(found, folder / f"{checks}.pt")
+
+
+def as_rank(rank: int, checks: str, port: int, folder: Path) -> None:
+    """A forked process with the variables of torchrun."""
+    ranks = str(CHECKS[checks][1])
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": checks}
+    measure(checks, folder)
+
+
+def main() -> None:
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    if "RANK" in os.environ:
+        measure(names[0], folder)
+        return
+    for checks in names:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        start_processes(as_rank, (checks, port, folder), nprocs=CHECKS[checks][1], start_method="fork")
 
 
 if __name__ == "__main__":

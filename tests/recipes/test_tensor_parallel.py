@@ -1,6 +1,6 @@
 """An LLM that several ranks hold together computes, learns and is saved as one in a single process.
 
-What ranks measure together is in `tensor_parallel_step.py`, one start of processes for all that two ranks do, and one for four.
+What ranks measure together is in `tensor_parallel_step.py`, which is run once for all.
 """
 
 from __future__ import annotations
@@ -62,23 +62,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory, blend: list[dict[str, Any]]
     return folder
 
 
-def together(folder: Path, checks: str, ranks: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "tests.recipes.tensor_parallel_step", checks, str(folder)]
+@pytest.fixture(scope="module")
+def measured(folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.recipes.tensor_parallel_step", str(folder), *steps.CHECKS]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
-    return torch.load(folder / f"{checks}.pt", weights_only=False)
+    return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in steps.CHECKS}
 
 
 @pytest.fixture(scope="module")
-def pair(folder: Path) -> dict[str, Any]:
-    return together(folder, "pair", 2)
+def pair(measured: dict[str, Any]) -> dict[str, Any]:
+    return measured["pair"]
 
 
 @pytest.fixture(scope="module")
-def four(folder: Path, pair: dict[str, Any]) -> dict[str, Any]:
-    return together(folder, "four", 4)
+def four(measured: dict[str, Any]) -> dict[str, Any]:
+    return measured["four"]
 
 
 @pytest.fixture(scope="module")
