@@ -35,6 +35,7 @@ from vtblender_nemo.backbones.megatron_llm.groups import join, leave
 from vtblender_nemo.backbones.megatron_llm.llm import MegatronLLM
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
 from vtblender_nemo.common import shards
+from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.parallel import data_rank
 from vtblender_nemo.modules.losses import target_kl, target_nll
 from vtblender_nemo.training.fit import build_data, build_model, fit
@@ -64,9 +65,11 @@ def pair(folder: Path) -> Found:
         "no targets": target_nll(cut.embed(torch.tensor([7]))[:0], torch.zeros(0, dtype=torch.int64), cut.head).shape,
         "random": random_llm(folder / "gemma-2"),
         "lora": lora_of(cut),
+        "lora on": {str(layers): lora_on(folder / "llama-2", layers) for layers in ("all-linear", ["lm_head"])},
         "adapter": adapter(folder / "gemma-1", whole, cut, folder / "adapter"),
         "stock peft": stock_peft(),
         "optimizers": three_steps(whole, cut),
+        "averaged": averaged(cut),
         **step(folder, [[0, 1, 2, 3]]),
         "trained": trained(folder),
     }
@@ -224,6 +227,17 @@ def lora_of(cut: MegatronLLM) -> Found:
     }
 
 
+def lora_on(folder: Path, layers: Any) -> str:
+    """Whether LoRA stands where it stands in a whole LLM, or why it does not."""
+    config, lora = llm_config(str(folder)), {"r": 2, "target_modules": layers}
+    whole = TransformersLLM(load_llm(str(folder), config, "float32"), lora=lora)
+    try:
+        cut = MegatronLLM(load_parallel_llm(str(folder), config, "float32", 2, attention=None), lora=lora)
+    except ConfigError as error:
+        return str(error)
+    return "equal" if list(whole.state_dict()) == list(cut.state_dict()) else "other layers"
+
+
 def everywhere(value: Tensor) -> list[Tensor]:
     """What every rank has."""
     found = [torch.empty_like(value) for _ in range(dist.get_world_size())]
@@ -286,6 +300,16 @@ def three_steps(whole: TransformersLLM, cut: MegatronLLM) -> float:
     return max(difference(weight, found[name]) for named in parts[0].values() for name, weight in named)
 
 
+def averaged(cut: MegatronLLM) -> bool:
+    """Whether gradients that differ between ranks, as a device may have added in another order, become their mean."""
+    parameters = [weight for weight in cut.parameters() if weight.requires_grad]
+    for weight in parameters:
+        weight.grad = torch.full_like(weight, 1.0 + 2 * dist.get_rank())
+    shards.average_replicated(parameters)
+    wanted = {True: 2.0, False: 1.0 + 2 * dist.get_rank()}
+    return all(bool((weight.grad == wanted[shards.axis_of(weight) is None]).all()) for weight in parameters)
+
+
 # Training -----------------------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +370,8 @@ def trained(folder: Path) -> Found:
     train(folder / "cut.yaml")
     model = train(folder / "stopped_whole.yaml", tensor_parallel=2)
     model.save_to(folder / "cut.nemo")
+    model.cfg.save_llm = False
+    model.save_to(folder / "lean.nemo")
     answers = model.generate(CHAT, 6)
     restored = VTBlenderModel.restore_from(folder / "whole.nemo", tensor_parallel=2).eval()
     train(folder / "stopped_cut.yaml", kill_at=3)  # at last: the host's telemetry does not forget what was killed
@@ -353,6 +379,7 @@ def trained(folder: Path) -> Found:
         "answers": answers,
         "answers of whole": restored.generate(CHAT, 6),
         "size after": model.cfg.tensor_parallel,
+        "parameters": model.trained_parameters(),
         "replicated": drift_of(restored),
     }
 

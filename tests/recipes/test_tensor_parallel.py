@@ -157,6 +157,11 @@ def test_lora_begins_alike_everywhere_and_can_be_merged(pair: dict[str, Any]) ->
     assert pair["lora"]["merged"] < CLOSE
 
 
+def test_lora_stands_where_it_stands_in_a_whole_llm(pair: dict[str, Any]) -> None:
+    assert pair["lora on"]["all-linear"] == "equal"
+    assert "LoRA on embeddings or head does not go with tensor parallelism" in pair["lora on"]["['lm_head']"]
+
+
 def test_lora_is_exported_as_that_of_a_whole_llm(pair: dict[str, Any]) -> None:
     assert pair["adapter"]["equal"]
     assert pair["adapter"]["logits"] < CLOSE
@@ -169,6 +174,10 @@ def test_peft_by_itself_still_cannot(pair: dict[str, Any]) -> None:
 
 def test_optimisers_step_as_on_whole_matrices_also_from_a_state_of_whole_ones(pair: dict[str, Any]) -> None:
     assert pair["optimizers"] < 1e-3  # Muon computes in bfloat16
+
+
+def test_gradients_of_what_ranks_hold_alike_become_the_same(pair: dict[str, Any]) -> None:
+    assert pair["averaged"]
 
 
 def test_gradients_of_two_ranks_that_hold_one_model(alone: dict[str, Any], pair: dict[str, Any]) -> None:
@@ -213,7 +222,11 @@ def test_files_are_those_of_a_whole_model(folder: Path, pair: dict[str, Any]) ->
     restored = VTBlenderModel.restore_from(folder / "cut.nemo").eval()
     assert restored.cfg.tensor_parallel == 1
     assert restored.generate(steps.CHAT, 6) == pair["trained"]["answers"]
+    lean = VTBlenderModel.restore_from(folder / "lean.nemo").eval()  # whose LLM is named by path and fingerprint
+    assert lean.generate(steps.CHAT, 6) == pair["trained"]["answers"]
+    assert (folder / "lean.nemo").stat().st_size < (folder / "cut.nemo").stat().st_size
     whole = VTBlenderModel.restore_from(folder / "whole.nemo").eval()
     assert whole.generate(steps.CHAT, 6) == pair["trained"]["answers of whole"]
     assert restored.state_dict().keys() == whole.state_dict().keys()
+    assert whole.trained_parameters() == pair["trained"]["parameters"]
     assert pair["trained"]["size after"] == 2

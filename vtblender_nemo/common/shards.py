@@ -26,6 +26,11 @@ def axis_of(parameter: Tensor) -> int | None:
     return parameter.partition_dim if getattr(parameter, "tensor_model_parallel", False) else None
 
 
+def numel(parameter: Tensor) -> int:
+    """Numbers in a parameter, and in the other processes' parts of it."""
+    return parameter.numel() * (1 if axis_of(parameter) is None else tensor_rank()[1])
+
+
 def axes(module: nn.Module) -> dict[str, int]:
     """By name in the module's state dict, the axes of the parameters that are parted."""
     found = {name: axis_of(parameter) for name, parameter in module.named_parameters(remove_duplicate=False)}
