@@ -21,6 +21,7 @@ pytest.importorskip("megatron.core")
 from tests.helpers import models
 from tests.recipes import tensor_parallel_step as steps
 from tests.recipes.conftest import small_config
+from tests.recipes.tensor_parallel_llm import FAMILIES, IDS
 from vtblender_nemo import VTBlenderModel
 
 pytestmark = pytest.mark.slow
@@ -33,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, blend: list[dict[str, Any]]
     """Models, configurations, and what one process alone has made."""
     models.quiet()
     folder = tmp_path_factory.mktemp("tensor_parallel")
-    for family, heads in steps.FAMILIES:
-        made = models.llm_folder(folder, family, vocab_size=steps.IDS, num_key_value_heads=heads)
+    for family, heads in FAMILIES:
+        made = models.llm_folder(folder, family, vocab_size=IDS, num_key_value_heads=heads)
         made.rename(folder / f"{family}-{heads}")
     bases = folder / "gemma-1", models.canary_file(folder)
     model = models.with_loud_lora(VTBlenderModel(models.model_config(*bases)))

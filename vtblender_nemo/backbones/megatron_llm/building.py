@@ -24,7 +24,7 @@ from vtblender_nemo.common.llm_fingerprint import weight_files
 from vtblender_nemo.common.parallel import tensor_rank
 from vtblender_nemo.common.shards import axis_of
 
-FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
 """`model_type` of the LLMs whose layers bear the names below, and nothing else that would have to be cut."""
 _BY_OUTPUTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _BY_INPUTS = ("self_attn.o_proj", "mlp.down_proj")
