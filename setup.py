@@ -84,6 +84,7 @@ TESTED_EXTRAS = [
     "eval",
     "embedding",
     "serve",
+    "megatron",
 ]  # an extra is listed here from its first test on
 
 TEST_TOOLS = [

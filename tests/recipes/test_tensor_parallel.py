@@ -1,6 +1,6 @@
 """An LLM that several ranks hold together computes, learns and is saved as one in a single process.
 
-What ranks measure together is in `tensor_parallel_step.py`, one start of processes for all that two ranks do, and one for four.
+What ranks measure together is in `tensor_parallel_step.py`, which is run once for all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ pytest.importorskip("megatron.core")
 from tests.helpers import models
 from tests.helpers.small_run import small_config
 from tests.recipes import tensor_parallel_step as steps
+from tests.recipes.tensor_parallel_llm import FAMILIES, IDS
 from vtblender_nemo import VTBlenderModel
 
 pytestmark = pytest.mark.slow
@@ -33,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, blend: list[dict[str, Any]]
     """Models, configurations, and what one process alone has made."""
     models.quiet()
     folder = tmp_path_factory.mktemp("tensor_parallel")
-    for family, heads in steps.FAMILIES:
-        made = models.llm_folder(folder, family, vocab_size=steps.IDS, num_key_value_heads=heads)
+    for family, heads in FAMILIES:
+        made = models.llm_folder(folder, family, vocab_size=IDS, num_key_value_heads=heads)
         made.rename(folder / f"{family}-{heads}")
     bases = folder / "gemma-1", models.canary_file(folder)
     model = models.with_loud_lora(VTBlenderModel(models.model_config(*bases)))
@@ -62,23 +63,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory, blend: list[dict[str, Any]]
     return folder
 
 
-def together(folder: Path, checks: str, ranks: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "tests.recipes.tensor_parallel_step", checks, str(folder)]
+@pytest.fixture(scope="module")
+def measured(folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.recipes.tensor_parallel_step", str(folder), *steps.CHECKS]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
-    return torch.load(folder / f"{checks}.pt", weights_only=False)
+    return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in steps.CHECKS}
 
 
 @pytest.fixture(scope="module")
-def pair(folder: Path) -> dict[str, Any]:
-    return together(folder, "pair", 2)
+def pair(measured: dict[str, Any]) -> dict[str, Any]:
+    return measured["pair"]
 
 
 @pytest.fixture(scope="module")
-def four(folder: Path, pair: dict[str, Any]) -> dict[str, Any]:
-    return together(folder, "four", 4)
+def four(measured: dict[str, Any]) -> dict[str, Any]:
+    return measured["four"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def as_whole(found: dict[str, Any]) -> None:
     assert found["fingerprint"]
     assert found["parts"]
     assert found["cut"] > 20
-    for name in ("logits", "plain logits", "padded", "embeds", "lora"):
+    for name in ("logits", "plain logits", "padded", "embeds", "teacher", "lora"):
         assert found[name] < CLOSE, name
 
 
@@ -157,6 +158,11 @@ def test_lora_begins_alike_everywhere_and_can_be_merged(pair: dict[str, Any]) ->
     assert pair["lora"]["merged"] < CLOSE
 
 
+def test_lora_stands_where_it_stands_in_a_whole_llm(pair: dict[str, Any]) -> None:
+    assert pair["lora on"]["all-linear"] == "equal"
+    assert "LoRA on embeddings or head does not go with tensor parallelism" in pair["lora on"]["['lm_head']"]
+
+
 def test_lora_is_exported_as_that_of_a_whole_llm(pair: dict[str, Any]) -> None:
     assert pair["adapter"]["equal"]
     assert pair["adapter"]["logits"] < CLOSE
@@ -169,6 +175,10 @@ def test_peft_by_itself_still_cannot(pair: dict[str, Any]) -> None:
 
 def test_optimisers_step_as_on_whole_matrices_also_from_a_state_of_whole_ones(pair: dict[str, Any]) -> None:
     assert pair["optimizers"] < 1e-3  # Muon computes in bfloat16
+
+
+def test_gradients_of_what_ranks_hold_alike_become_the_same(pair: dict[str, Any]) -> None:
+    assert pair["averaged"]
 
 
 def test_gradients_of_two_ranks_that_hold_one_model(alone: dict[str, Any], pair: dict[str, Any]) -> None:
@@ -213,7 +223,11 @@ def test_files_are_those_of_a_whole_model(folder: Path, pair: dict[str, Any]) ->
     restored = VTBlenderModel.restore_from(folder / "cut.nemo").eval()
     assert restored.cfg.tensor_parallel == 1
     assert restored.generate(steps.CHAT, 6) == pair["trained"]["answers"]
+    lean = VTBlenderModel.restore_from(folder / "lean.nemo").eval()  # whose LLM is named by path and fingerprint
+    assert lean.generate(steps.CHAT, 6) == pair["trained"]["answers"]
+    assert (folder / "lean.nemo").stat().st_size < (folder / "cut.nemo").stat().st_size
     whole = VTBlenderModel.restore_from(folder / "whole.nemo").eval()
     assert whole.generate(steps.CHAT, 6) == pair["trained"]["answers of whole"]
     assert restored.state_dict().keys() == whole.state_dict().keys()
+    assert whole.trained_parameters() == pair["trained"]["parameters"]
     assert pair["trained"]["size after"] == 2

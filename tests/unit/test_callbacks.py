@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vtblender_nemo.training.callbacks import HistoryLogger, share_warnings
+import pytest
+
+from vtblender_nemo.common.parallel import Layout
+from vtblender_nemo.training.callbacks import HistoryLogger, RandomStates, share_warnings
 
 
 def test_history_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
@@ -36,3 +39,29 @@ def test_sources_off_their_weight_are_told() -> None:
     assert "source b gave a share of 0.200 where its weight asked for 0.300" in share_warnings(off)[1]
     few = {"a": share(0.7, 0.8, 8), "b": share(0.3, 0.2, 2)}
     assert share_warnings(few) == []  # chance
+
+
+@pytest.mark.parametrize(
+    ("saved", "size", "ranks", "restored"),
+    [
+        (1, 1, 4, [0, 1, 2, 3]),
+        (2, 2, 4, [0, 1, 2, 3]),
+        (2, 1, 2, [0, 2]),  # each of the two that read rows of their own
+        (1, 2, 8, [0, 0, 1, 1, 2, 2, 3, 3]),
+        (4, 2, 2, [0, 0]),
+        (1, 1, 5, [0, 1, 2, 3, None]),
+    ],
+)
+def test_random_states_go_to_ranks_that_read_the_same_rows(
+    saved: int, size: int, ranks: int, restored: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [{"tensor_parallel": saved, "rank": rank} for rank in range(4)]
+    monkeypatch.setattr("vtblender_nemo.common.parallel._layout", Layout(tensor_size=size))
+    found = []
+    for rank in range(ranks):
+        monkeypatch.setattr("vtblender_nemo.common.parallel._world", lambda rank=rank: (rank, ranks))
+        monkeypatch.setattr("vtblender_nemo.training.callbacks._rank", lambda rank=rank: rank)
+        callback = RandomStates()
+        callback.load_state_dict({"ranks": states})
+        found.append(callback._to_restore and callback._to_restore["rank"])
+    assert found == restored

@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from lhotse import CutSet, Recording, SupervisionSegment
 
 from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, speech_rows, write_jsonl, write_tar
+from vtblender_nemo.common.parallel import Layout
 from vtblender_nemo.data.loader import BlendDataModule
 
 WORLD = 2
@@ -133,3 +134,29 @@ def test_a_rank_without_validation_rows_gives_one_empty_batch(tmp_path, monkeypa
 def test_a_rank_whose_validation_rows_are_all_bad_gives_one_empty_batch(tmp_path, monkeypatch):
     rows = [*chat_rows(1), "no json", *chat_rows(1)]
     assert _validation_ids(tmp_path, rows, 1, monkeypatch) == [[]]
+
+
+def test_ranks_that_hold_one_model_are_given_the_same_rows(tmp_path, monkeypatch):
+    """And one of them lists the rows that were left out."""
+    entry = {
+        "type": "text_chat",
+        "manifest_filepath": write_jsonl(tmp_path / "v.jsonl", [*chat_rows(3), "no json", "none"]),
+    }
+    cfg = {
+        "train_ds": {"input_cfg": [entry], "batch_size": 1},
+        "validation_ds": {"sets": {"chat": {"input_cfg": [entry]}}},
+    }
+    monkeypatch.setattr("vtblender_nemo.common.parallel._layout", Layout(tensor_size=2))
+    trained, validated = [], []
+    for rank in range(4):
+        monkeypatch.setattr("vtblender_nemo.common.parallel._world", lambda rank=rank: (rank, 4))
+        folder = tmp_path / str(rank)
+        folder.mkdir()
+        data = BlendDataModule(cfg, make_encoder().chat_format, FRAME_SECS, RATE, folder / "skipped.jsonl")
+        trained.append([batch.ids for batch in itertools.islice(data.train_dataloader(), 8)])
+        validated.append([[one.id for one in batch] for loader in data.val_dataloader() for batch in loader])
+    assert trained[0] == trained[1] != trained[2] == trained[3]
+    assert validated == [[["c0", "c2"]], [["c0", "c2"]], [["c1"]], [["c1"]]]
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/skipped*")}
+    assert written >= {"0/skipped.chat.jsonl", "2/skipped.chat.rank1.jsonl"}
+    assert not [name for name in written if name.startswith(("1/", "3/"))]

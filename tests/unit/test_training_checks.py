@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.errors import ConfigError, MissingDependencyError
 from vtblender_nemo.experiments import main_job
 from vtblender_nemo.training.checks import check_config, saved_checkpoint, steps_between_validations
 from vtblender_nemo.training.optim import check_schedule
@@ -105,6 +105,10 @@ def test_all_mistakes_are_told_together(blend: Path) -> None:
         (["model.quantization=2bit"], "unknown quantization; found '2bit'"),
         (["save_checkpoint=first"], "unknown choice; found 'first'"),
         (["warm_start.steps=5"], "(change it with: warm_start.input_cfg)"),
+        (["model.tensor_parallel=0"], "no number of processes; found 0"),
+        (["model.tensor_parallel=2"], "torchrun --nproc-per-node=2"),
+        (["model.tensor_parallel=2", "model.quantization=4bit"], "tensor_parallel=1, or model.quantization=null"),
+        (["model.tensor_parallel=2", "model.train_llm=true"], "training the LLM's own weights does not go with"),
     ],
 )
 def test_each_mistake_names_its_knob(blend: Path, overrides: list[str], told: str) -> None:
@@ -239,3 +243,29 @@ def test_without_validation_a_short_training_still_ends_with_a_checkpoint() -> N
 def test_the_warm_up_of_vtb_blend_keeps_the_papers_share(steps: int, warmup: int) -> None:
     assert check_schedule(config("vtb_blend").model.optim.sched, steps) == warmup
     assert check_schedule(config("vtb_3b").model.optim.sched, 100_000) == 2500
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model.tensor_parallel=3"], "found '3, and 4 processes'"),
+        (["warm_start.steps=5", "warm_start.input_cfg=[]"], "a warm start is made in one process"),
+        (["trainer.strategy=fsdp"], "has a strategy of its own; found 'fsdp'"),
+        (["trainer.precision=bf16-mixed"], "no mixed precision on a CPU"),
+    ],
+)
+def test_what_tensor_parallelism_does_not_go_with_is_told(
+    blend: Path, overrides: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("megatron.core")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    own = [f"data.train_ds.input_cfg={blend}", "model.tensor_parallel=2", "trainer.accelerator=cpu"]
+    check_config(config("vtb_blend", *own))
+    assert told in problem("vtb_blend", *own, *overrides)
+
+
+def test_tensor_parallelism_names_the_extra_that_it_needs(blend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vtblender_nemo.common.parallel.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"vtblender_nemo\[megatron\]"):
+        check_config(config("vtb_blend", f"data.train_ds.input_cfg={blend}", "model.tensor_parallel=2"))

@@ -61,7 +61,7 @@ def tensor_rank() -> tuple[int, int]:
     return _world()[0] % _layout.tensor_size, _layout.tensor_size
 
 
-def launcher() -> ClusterEnvironment | None:
+def launcher() -> type[ClusterEnvironment] | None:
     """What started this process as one of several: torchrun, SLURM, LSF or MPI; None if it was started alone."""
     from lightning.fabric.plugins import environments
 
@@ -71,7 +71,7 @@ def launcher() -> ClusterEnvironment | None:
         environments.LSFEnvironment,
         environments.MPIEnvironment,
     )
-    return next((kind() for kind in kinds if kind.detect()), None)
+    return next((kind for kind in kinds if kind.detect()), None)
 
 
 def check_tensor_parallel(cfg: Mapping[str, Any]) -> None:

@@ -65,6 +65,11 @@ def part_of(tensor: Tensor, parameter: Tensor) -> Tensor:
     return own_part(tensor, axis)
 
 
+def numel(parameter: Tensor) -> int:
+    """Numbers in a parameter, and in the other processes' parts of it."""
+    return parameter.numel() * (1 if axis_of(parameter) is None else tensor_rank()[1])  # a `DTensor` counts its whole
+
+
 def axes(module: nn.Module) -> dict[str, int]:
     """By name in the module's state dict, the axes of the parameters that are parted over a tensor group."""
     found = {name: axis_of(parameter) for name, parameter in parted(module).items()}

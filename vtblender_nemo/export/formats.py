@@ -57,6 +57,13 @@ def export(model: VTBlenderModel, format: str, options: ExportOptions, about: Ab
         MissingDependencyError: the format needs a package that is not installed.
     """
     writer = find_writer(format)
+    if model.cfg.get("tensor_parallel", 1) > 1:
+        raise ConfigError(
+            "every process of this model holds a part of it",
+            value=f"tensor_parallel {model.cfg.tensor_parallel}",
+            expected="its .nemo, restored in one process",
+            knob="model.save_to, then examples/export_vtb.py",
+        )
     with new_folder(options.output_dir) as folder:
         written = writer(model, folder, options)
         write_card(model, written, about, folder, name=options.output_dir.resolve().name)

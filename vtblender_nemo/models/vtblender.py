@@ -115,7 +115,7 @@ class VTBlenderModel(TrainingSteps, ModelPT):
 
     def trained_parameters(self) -> dict[str, int]:
         """How many parameters each part trains."""
-        return {part: sum(p.numel() for _, p in named) for part, named in self.trainable_parts().items()}
+        return {part: sum(shards.numel(p) for _, p in named) for part, named in self.trainable_parts().items()}
 
     # Use --------------------------------------------------------------------------------------------------------------
 

@@ -199,11 +199,12 @@ def _check_tensor_parallel(cfg: DictConfig) -> None:
     size = cfg.model.get("tensor_parallel", 1)
     if size == 1:
         return
-    found = launcher()
-    if found is None or found.world_size() % size:
+    kind = launcher()
+    processes = None if kind is None else kind().world_size()
+    if processes is None or processes % size:
         raise ConfigError(
             "tensor parallelism takes its processes from a launcher, and their number is a multiple of it",
-            value=f"{size}, and {'no launcher' if found is None else f'{found.world_size()} processes'}",
+            value=f"{size}, and {'no launcher' if processes is None else f'{processes} processes'}",
             expected=f"torchrun --nproc-per-node={size} (or a multiple of {size}) examples/train_vtb.py ..., or srun",
             knob="model.tensor_parallel=1, or the command",
         )

@@ -8,24 +8,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning.fabric.plugins.environments import (
-    LSFEnvironment,
-    MPIEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
+
+from vtblender_nemo.common.parallel import launcher
 
 logger = logging.getLogger(__name__)
 
-_LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 _PAUSE_SECS = 1.0
 _TOLD_EVERY_SECS = 60.0
 
 
 def is_launched() -> bool:
     """Whether torchrun, SLURM, LSF or MPI started this process, perhaps as one of several, and watches over all of them."""
-    return any(launcher.detect() for launcher in _LAUNCHERS)
+    return launcher() is not None
 
 
 def launched_processes() -> int | None:

@@ -24,10 +24,11 @@ from vtblender_nemo.common.llm_fingerprint import weight_files
 from vtblender_nemo.common.parallel import tensor_rank
 from vtblender_nemo.common.shards import axis_of
 
-FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "qwen2", "qwen3")
 """`model_type` of the LLMs whose layers bear the names below, and nothing else that would have to be cut."""
 _BY_OUTPUTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _BY_INPUTS = ("self_attn.o_proj", "mlp.down_proj")
+CUT_LAYERS = (*_BY_OUTPUTS, *_BY_INPUTS)
 _OF_KEYS = ("self_attn.k_proj", "self_attn.v_proj")
 _KNOB = "model.tensor_parallel"
 
@@ -144,7 +145,7 @@ def _cut(causal_lm: PreTrainedModel, dtype: torch.dtype) -> None:
     model_config, config = causal_lm.config, parallel_config(dtype)
     heads, (_, size) = model_config.num_key_value_heads, tensor_rank()
     for layer in causal_lm.base_model.layers:
-        for name in (*_BY_OUTPUTS, *_BY_INPUTS):
+        for name in CUT_LAYERS:
             place, _, last = name.rpartition(".")
             parent = layer.get_submodule(place)
             setattr(parent, last, _cut_layer(getattr(parent, last), name, heads, config))

@@ -52,14 +52,15 @@ def _connect() -> None:
     """Lightning finds the connection made: a model is built before a trainer is."""
     if dist.is_initialized():
         return
-    found = launcher()
-    if found is None:
+    kind = launcher()
+    if kind is None:
         raise ConfigError(
             "tensor parallelism needs all of its processes from the start",
             value="a process that was started alone",
             expected="torchrun --nproc-per-node=N, or srun",
             knob=f"{_KNOB}=1, or the command",
         )
+    found = kind()
     if torch.cuda.is_available():
         torch.cuda.set_device(found.local_rank())
     # the address as the launcher told it; CPU tensors need gloo on machines with GPUs too, as a model is built on the CPU

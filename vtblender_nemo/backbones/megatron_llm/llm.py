@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vtblender_nemo.backbones.megatron_llm.building import CUT_LAYERS
 from vtblender_nemo.backbones.megatron_llm.layers import ColumnLinear, Cut, ReplicatedLinear, RowLinear
 from vtblender_nemo.backbones.megatron_llm.lora import ParallelLora, ReplicatedLora
 from vtblender_nemo.backbones.transformers_llm import TransformersLLM
@@ -54,6 +55,8 @@ class MegatronLLM(TransformersLLM):
                     module.draw_xavier(adapter)
 
     def _add_lora(self, causal_lm: PreTrainedModel, lora: dict[str, Any]) -> nn.Module:
+        if lora.get("target_modules") == "all-linear":  # of which peft knows torch's own alone
+            lora = {**lora, "target_modules": [name.rpartition(".")[2] for name in CUT_LAYERS]}
         wrapped = super()._add_lora(causal_lm, lora)
         for layer in (causal_lm.get_input_embeddings(), causal_lm.get_output_embeddings()):
             if isinstance(layer, BaseTunerLayer):
