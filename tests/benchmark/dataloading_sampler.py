@@ -21,8 +21,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from tests.helpers.corpus import FRAME_SECS, LOCATOR, RATE, chat_rows, write_jsonl
 from tests.helpers.tokenizer import make_tokenizer
 from vtblender_nemo.common.chat import ChatFormat
-from vtblender_nemo.data.blend import Blend, Encoder, Limits, read_sources
+from vtblender_nemo.data.blend import Blend, Encoder, Limits
 from vtblender_nemo.data.buckets import BucketPlanner
+from vtblender_nemo.data.weighted import read_sources
 
 WORDINGS = Path(__file__).parents[2] / "conf" / "prompts" / "asr.yaml"
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from tests.helpers.corpus import RATE, wav_bytes, write_jsonl, write_ramp, write_tar
 from vtblender_nemo.alignment import work as alignment_work
 from vtblender_nemo.alignment.aligner import Aligned
-from vtblender_nemo.data.blend import read_sources
+from vtblender_nemo.data.weighted import read_sources
 from vtblender_nemo.data.word_times import WordTime, split_words
 from vtblender_nemo.synthesis.work import Refused
 

@@ -15,8 +15,9 @@ import torch
 from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, write_jsonl, write_tar
 from tests.helpers.waves import augmenter, band_db, heard, hiss, tone, write
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.data.blend import Blend, Limits, read_sources
+from vtblender_nemo.data.blend import Blend, Limits
 from vtblender_nemo.data.loader import BlendDataModule
+from vtblender_nemo.data.weighted import read_sources
 
 ENCODER = make_encoder()
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, speech_rows, write_jsonl
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.blend import Blend, Limits, read_sources
+from vtblender_nemo.data.blend import Blend, Limits
 from vtblender_nemo.data.buckets import BucketPlanner, estimate_bins
 from vtblender_nemo.data.loader import BlendDataModule
+from vtblender_nemo.data.weighted import read_sources
 
 ENCODER = make_encoder()
 

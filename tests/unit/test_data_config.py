@@ -9,11 +9,11 @@ import pytest
 
 from tests.helpers.corpus import FRAME_SECS, RATE, chat_rows, make_encoder, write_jsonl
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.data.blend import read_sources
 from vtblender_nemo.data.config import BatchConfig, SourceConfig, TrainConfig, ValidationConfig
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.data.prompts import load_wordings
 from vtblender_nemo.data.typed import read_config
+from vtblender_nemo.data.weighted import read_sources
 
 
 @pytest.mark.parametrize(

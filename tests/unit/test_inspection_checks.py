@@ -12,7 +12,8 @@ from tests.helpers.corpus import FRAME_SECS, LOCATOR, RATE, chat_rows, make_enco
 from tests.helpers.tokenizer import make_tokenizer
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.blend import Encoder, Limits, read_sources
+from vtblender_nemo.data.blend import Encoder, Limits
+from vtblender_nemo.data.weighted import read_sources
 from vtblender_nemo.inspection.checks import AUDIO_CHECKS, AudioCheck, Checker, Finding, problem_of
 from vtblender_nemo.inspection.headers import read_header
 from vtblender_nemo.inspection.scan import CHUNK_ROWS, Part, scan

@@ -15,8 +15,9 @@ from tests.helpers.corpus import FRAME_SECS, RATE, make_encoder, wav_bytes, writ
 from vtblender_nemo.common.audio import load_samples
 from vtblender_nemo.common.conversation import Audio, Conversation, Text
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.blend import Blend, Limits, read_sources
+from vtblender_nemo.data.blend import Blend, Limits
 from vtblender_nemo.data.sources import make_source
+from vtblender_nemo.data.weighted import read_sources
 
 WORDS = "zero one two three"
 TIMES = [[word, 0.5 * number + 0.05, 0.5 * number + 0.45] for number, word in enumerate(WORDS.split())]

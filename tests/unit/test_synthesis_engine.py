@@ -20,9 +20,9 @@ import yaml
 from tests.helpers.corpus import write_jsonl
 from tests.helpers.synthesis_works import Copies, Tones, run, tree, write_chats
 from vtblender_nemo.common.errors import ConfigError, DataError, MissingDependencyError
-from vtblender_nemo.data.blend import read_sources
 from vtblender_nemo.data.lazy_audio import lazy_cut
 from vtblender_nemo.data.rows import JsonlRows, TarFile, expand_paths
+from vtblender_nemo.data.weighted import read_sources
 from vtblender_nemo.synthesis.engine.crew import WorkersLostError
 from vtblender_nemo.synthesis.engine.jobs import Job
 from vtblender_nemo.synthesis.engine.launchers import Launcher, launch

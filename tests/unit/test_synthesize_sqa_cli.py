@@ -19,7 +19,7 @@ from tests.helpers.commands import rejected
 from tests.helpers.corpus import RATE, wav_bytes, write_jsonl, write_level, write_tar
 from tests.helpers.synthesis_works import tree
 from vtblender_nemo.common.conversation import Audio
-from vtblender_nemo.data.blend import read_sources
+from vtblender_nemo.data.weighted import read_sources
 
 run = partial(commands.run, "synthesize_sqa")
 PEOPLE = ["anna", "bert", "clara", "david", "emma", "frank", "greta", "hugo"]

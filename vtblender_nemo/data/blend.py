@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vtblender_nemo.common.chat import PromptIds
 from vtblender_nemo.common.conversation import Conversation, Turn
 from vtblender_nemo.common.errors import ConfigError, DataError
-from vtblender_nemo.data.config import SourceConfig, read_input_cfg
 from vtblender_nemo.data.order import Order, key_of, mix, unit
 from vtblender_nemo.data.skips import Skip, reason_of
-from vtblender_nemo.data.sources import Source, make_source
+from vtblender_nemo.data.sources import Source
 from vtblender_nemo.data.twins import twin_ids
-from vtblender_nemo.data.typed import mapping, read_config
+from vtblender_nemo.data.weighted import Weighted
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -140,86 +139,6 @@ class Encoder:
         return (prompt, length) if twin is None else (replace(prompt, twin=twin), max(length, len(twin.ids)))
 
 
-@dataclass(frozen=True)
-class Weighted:
-    """A source and its probability in the blend."""
-
-    source: Source
-    probability: float
-
-
-def read_sources(
-    input_cfg: Any, *, sampling_rate: int, temperature: float = 1.0, place: str = "input_cfg"
-) -> list[Weighted]:
-    """Opens the sources of an `input_cfg` and works out their probabilities; those of groups multiply.
-
-    Args:
-        input_cfg: a list of sources and groups, or the path of a YAML file that holds one.
-        sampling_rate: Hz of the model's audio.
-        temperature: the exponent w ** temperature / sum for the weights of siblings.
-        place: the key that holds it, for errors.
-
-    Raises:
-        ConfigError: an unknown type or key, missing files, weights for some siblings only, or a name used twice.
-    """
-    weighted = _read_level(input_cfg, 1.0, {}, {}, sampling_rate, temperature, place)
-    twice = [name for name, count in Counter(entry.source.name for entry in weighted).items() if count > 1]
-    if twice:
-        raise ConfigError(
-            "sources share a name", value=twice, expected="a name of its own for each", knob=f"{place}[].name"
-        )
-    return weighted
-
-
-def _read_level(
-    input_cfg: Any,
-    share: float,
-    tags: dict[str, Any],
-    given: dict[str, Any],
-    sampling_rate: int,
-    temperature: float,
-    place: str,
-) -> list[Weighted]:
-    """The sources of one list; `tags` and other keys that were `given` to the group that holds it are theirs, too."""
-    entries = read_input_cfg(input_cfg, place)
-    groups: list[list[Weighted]] = []
-    for number, entry in enumerate(entries):
-        where, own = f"{place}[{number}]", mapping(entry.get("tags", {}), f"{place}[{number}].tags")
-        entry = {**given, **entry, "tags": {**tags, **own}}
-        if entry.get("type") == "group":
-            config = read_config(SourceConfig, entry, where)
-            inner = temperature if config.temperature is None else config.temperature
-            passed = {} if config.interleave is None else {"interleave": config.interleave}
-            groups.append(
-                _read_level(config.input_cfg, 1.0, config.tags, passed, sampling_rate, inner, f"{where}.input_cfg")
-            )
-        else:
-            groups.append([Weighted(make_source(entry, sampling_rate, where), 1.0)])
-    weights = _weights(entries, groups, place)
-    powers = [weight**temperature for weight in weights]
-    return [
-        Weighted(leaf.source, share * power / sum(powers) * leaf.probability)
-        for power, leaves in zip(powers, groups, strict=True)
-        for leaf in leaves
-    ]
-
-
-def _weights(entries: Sequence[dict[str, Any]], groups: Sequence[Sequence[Weighted]], place: str) -> list[float]:
-    """The siblings' weights; without any, their numbers of rows."""
-    weights = [entry.get("weight") for entry in entries]
-    if all(weight is None for weight in weights):
-        return [float(sum(len(leaf.source) for leaf in leaves)) for leaves in groups]
-    for number, weight in enumerate(weights):
-        if not isinstance(weight, int | float) or not weight > 0:
-            raise ConfigError(
-                "source without a weight beside siblings that have one" if weight is None else "weight out of range",
-                value=weight,
-                expected="a positive number for all siblings, or for none",
-                knob=f"{place}[{number}].weight",
-            )
-    return [float(weight) for weight in weights if weight is not None]
-
-
 class Blend:
     """Draws rows from weighted sources.
 
@@ -265,6 +184,9 @@ class Blend:
         self._key = mix(seed, key_of("draws"), *(key_of(source.name) for source in self.sources))
         self._draws = 0
         self._positions = [rank] * len(self.sources)
+        self._left: list[list[int]] = [
+            [] for _ in self.sources
+        ]  # by source, positions that come first; see `data.redeal`
         self.skips: list[Skip] = []
         self.rejected: Counter[tuple[str, str]] = Counter()
 
@@ -279,12 +201,17 @@ class Blend:
         self._draws += 1
         source = self.sources[number]
         for _ in range(_patience(source)):
-            position = self._positions[number]
-            self._positions[number] += self.world_size
-            example = self._try(number, position)
+            example = self._try(number, self._next_position(number))
             if example is not None:
                 return example
         raise self._exhausted(source)
+
+    def _next_position(self, number: int) -> int:
+        if self._left[number]:
+            return self._left[number].pop(0)
+        position = self._positions[number]
+        self._positions[number] += self.world_size
+        return position
 
     def rebuild(self, number: int, position: int) -> Example:
         """The row at a source's position, as it was drawn before."""
@@ -331,9 +258,10 @@ class Blend:
         return CutSet(_Stream(self))
 
     def state_dict(self) -> dict[str, Any]:
-        """Draws made, and every source's next position."""
+        """Draws made, every source's next position, and positions that come before it."""
         rows = {s.name: [position, len(s)] for s, position in zip(self.sources, self._positions, strict=True)}
-        return {"draws": self._draws, "seed": self.seed, "positions": rows}
+        left = {s.name: list(positions) for s, positions in zip(self.sources, self._left, strict=True) if positions}
+        return {"draws": self._draws, "seed": self.seed, "positions": rows, "left": left}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state.
@@ -353,6 +281,7 @@ class Blend:
                 )
         self._draws = state["draws"]
         self._positions = [state["positions"][source.name][0] for source in self.sources]
+        self._left = [list(state["left"].get(source.name, [])) for source in self.sources]
         self.skips = []
 
     def _try(self, number: int, position: int) -> Example | None:

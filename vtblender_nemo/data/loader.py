@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,13 +18,17 @@ from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.common.parallel import data_rank, layout, tensor_rank
 from vtblender_nemo.data.augment import Augmenter
 from vtblender_nemo.data.augment_config import read_augment
-from vtblender_nemo.data.blend import Blend, Encoder, Limits, Weighted, read_sources
+from vtblender_nemo.data.blend import Blend, Encoder, Limits
 from vtblender_nemo.data.buckets import BucketPlanner, Planner, RoundRobinPlanner
 from vtblender_nemo.data.collate import Collator
 from vtblender_nemo.data.config import BatchConfig, TrainConfig, ValidationConfig
+from vtblender_nemo.data.redeal import redeal
 from vtblender_nemo.data.skips import Skip, SkipLog, reason_of
 from vtblender_nemo.data.train_loader import TrainLoader
 from vtblender_nemo.data.typed import mapping, plain, read_config
+from vtblender_nemo.data.weighted import Weighted, read_sources
+
+logger = logging.getLogger(__name__)
 
 _KEYS = ("train_ds", "validation_ds")
 
@@ -120,21 +125,22 @@ class BlendDataModule(LightningDataModule):
         return {"ranks": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a state.
+        """Goes on from a state; of another number of ranks, with its rows dealt anew.
 
         Raises:
-            ConfigError: the state is of another number of ranks, seed or blend.
+            ConfigError: the state is of another seed or blend.
         """
         rank, world_size = _rank()
         states = state_dict["ranks"]
-        if len(states) != world_size:
-            raise ConfigError(
-                "the data state that is resumed is of another number of ranks",
-                value=world_size,
-                expected=f"{len(states)}, as when it was saved",
-                knob="trainer.devices, trainer.num_nodes, model.tensor_parallel",
+        self._resumed = states[rank] if len(states) == world_size else None
+        if len(states) != world_size and all(state is not None for state in states):
+            logger.warning(
+                "going on with %d ranks in place of %d: the rows that are left are dealt anew, and a step has other ones "
+                "than it would have had",
+                world_size,
+                len(states),
             )
-        self._resumed = states[rank]
+            self._resumed = redeal(states, rank, world_size)
         if self._loader is not None and self._resumed is not None:
             self._loader.load_state(self._resumed)
 

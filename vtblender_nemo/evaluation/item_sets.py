@@ -56,8 +56,8 @@ def read_source_items(input_cfg: Any, *, task: str, prompt: str | None, place: s
         ConfigError: sources that cannot be opened.
         DataError: a row that cannot be used, with its file and line; no rows; or an id that a source has twice.
     """
-    from vtblender_nemo.data.blend import read_sources
     from vtblender_nemo.data.config import read_input_cfg
+    from vtblender_nemo.data.weighted import read_sources
 
     entries = read_input_cfg(input_cfg, place)
     if prompt is not None:

@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.data.blend import Limits, read_sources
+from vtblender_nemo.data.blend import Limits
 from vtblender_nemo.data.buckets import BucketPlanner, Planner, RoundRobinPlanner
 from vtblender_nemo.data.config import DEFAULT_LOCATOR_TAG, TrainConfig, ValidationConfig, read_input_cfg
 from vtblender_nemo.data.typed import check_file, mapping, read_config, read_yaml
+from vtblender_nemo.data.weighted import read_sources
 from vtblender_nemo.inspection.scan import Part
 
 _SOURCES = re.compile(r"data\.train_ds\.input_cfg(?:\[(?P<number>\d+)\])?(?P<rest>.*)")

@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from vtblender_nemo.common.chat import PromptIds
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.parallel import check_tensor_parallel, launcher
-from vtblender_nemo.data.blend import Encoder, read_sources
+from vtblender_nemo.data.blend import Encoder
 from vtblender_nemo.data.config import TrainConfig, ValidationConfig
 from vtblender_nemo.data.loader import ValidationLoader, make_planner
 from vtblender_nemo.data.typed import mapping, read_config
+from vtblender_nemo.data.weighted import read_sources
 from vtblender_nemo.training.imitation_checks import check_twins, read_imitation
 from vtblender_nemo.training.optim import check_schedule
 from vtblender_nemo.training.ranks import is_batch_script, is_launched, launched_processes
