@@ -133,12 +133,14 @@ def train(path: Path, *, kill_at: int | None = None, **changes: Any) -> VTBlende
 def drift(folder: Path) -> Found:
     """After some steps of four ranks: who holds the same still holds the same."""
     model = train(folder / "four.yaml")
+    random = everywhere(torch.get_rng_state())
     checkpoint = next((folder / "four").glob("training/checkpoints/*last.ckpt"))
     kept = torch.load(checkpoint, weights_only=False)
     return {
         **drift_of(model),
         "ranks with rows": len(kept["BlendDataModule"]["ranks"]),
         "steps": model.trainer.global_step,
+        "random states as the first one's": [torch.equal(random[0], state) for state in random],
     }
 
 

@@ -34,17 +34,22 @@ class PartsConnector(SafeConnector):
 
     @staticmethod
     def _load_state_dict_from_disk(model_weights: str, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
-        return load_weights(Path(model_weights), "cpu")
+        return load_weights(Path(model_weights), "cpu", mmap=True)
 
 
-def load_weights(path: Path, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
+def load_weights(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> dict[str, torch.Tensor]:
     """A state dict from a file that may hold tensors only.
+
+    Args:
+        path: the file.
+        map_location: as in `torch.load`.
+        mmap: leave weights in the file until they are read, so that a process needs no memory for those that others read.
 
     Raises:
         ModelFileError: the file holds anything else, or is damaged.
     """
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except Exception as error:  # unpickling and zip errors of many kinds
         raise ModelFileError(
             f"weights cannot be loaded safely ({error})", path=path, expected="tensors saved by torch.save"
