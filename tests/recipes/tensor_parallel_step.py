@@ -30,6 +30,7 @@ from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.backbones.megatron_llm.groups import join, leave
 from vtblender_nemo.common import shards
 from vtblender_nemo.common.parallel import data_rank
+from vtblender_nemo.training.checkpoints import files
 from vtblender_nemo.training.fit import build_data, build_model, fit
 from vtblender_nemo.training.tensor_parallel import TensorParallelStrategy
 
@@ -134,8 +135,7 @@ def drift(folder: Path) -> Found:
     """After some steps of four ranks: who holds the same still holds the same."""
     model = train(folder / "four.yaml")
     random = everywhere(torch.get_rng_state())
-    checkpoint = next((folder / "four").glob("training/checkpoints/*last.ckpt"))
-    kept = torch.load(checkpoint, weights_only=False)
+    kept = files.read(files.checkpoints_in(folder / "four" / "training" / "resume")[-1])
     return {
         **drift_of(model),
         "ranks with rows": len(kept["BlendDataModule"]["ranks"]),
