@@ -23,11 +23,14 @@ from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
 from vtblender_nemo.common.errors import ModelFileError
+from vtblender_nemo.common.nemo_archive import check_archive
+from vtblender_nemo.common.nemo_restore import SafeConnector, restore_state_kept
+from vtblender_nemo.common.trusted_classes import VTBLENDER
 from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.models.building import make_llm, make_perception
 from vtblender_nemo.models.calibration import profiling_schema
 from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
-from vtblender_nemo.models.nemo_file import SafeConnector, check_archive, extract_weights, restore_state_kept
+from vtblender_nemo.models.nemo_file import check_artifact, check_restored, extract_weights, restoring_told
 from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM
 from vtblender_nemo.models.target_loss import Imitation, TargetLoss
@@ -52,6 +55,8 @@ class VTBlenderModel(ModelPT):
             False  # Lightning's checkpoints leave the frozen LLM out; `load_state_dict` is strict itself
         )
         restoring = self._is_model_being_restored()
+        if restoring:
+            check_restored(self.cfg)
         imitation = read_config(Imitation, self.cfg.get("imitation") or {}, "model.imitation")
         imitation.check(train_llm=self.cfg.get("train_llm", False))
         self._tokenizer_dir = tempfile.TemporaryDirectory(prefix="vtblender_tokenizer_")
@@ -272,10 +277,10 @@ class VTBlenderModel(ModelPT):
             ModelFileError: the file is missing, damaged, unsafe, or holds another model; or its LLM was left out and the one
                 found under its name is not the one that was trained with.
         """
-        check_archive(restore_path)
+        check_archive(restore_path, VTBLENDER)
         if kwargs.get("save_restore_connector") is None:
-            kwargs["save_restore_connector"] = SafeConnector()
-        with restore_state_kept():
+            kwargs["save_restore_connector"] = SafeConnector(VTBLENDER)
+        with restore_state_kept(), restoring_told(restore_path):
             return super().restore_from(str(restore_path), *args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -336,7 +341,7 @@ class VTBlenderModel(ModelPT):
         if restoring:
             for key, name in self.cfg.tokenizer.names.items():
                 packed = str(self.cfg.tokenizer.files[key])
-                _check_artifact(name, packed)
+                check_artifact(name, packed)
                 shutil.copy(self.register_artifact(f"tokenizer.files.{key}", packed), folder / name)
         else:
             _pretrained_tokenizer(self.cfg.pretrained_llm).save_pretrained(folder)
@@ -361,17 +366,6 @@ def _pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             expected="a Hugging Face folder or hub name of a causal LM",
             knob="model.pretrained_llm",
         ) from error
-
-
-def _check_artifact(name: str, packed: str) -> None:
-    """A restored configuration names files to copy: they may come only out of the archive, and go only into our folder."""
-    inside = packed.removeprefix("nemo:")
-    if not packed.startswith("nemo:") or Path(inside).name != inside or Path(name).name != name or name in ("", ".."):
-        raise ModelFileError(
-            "unsafe file name in the model's configuration",
-            value={name: packed},
-            expected="plain names of files inside the archive",
-        )
 
 
 def _part_of(name: str) -> str:
