@@ -13,7 +13,7 @@ from tests.fuzz import mutate
 from tests.fuzz.mutate import dumped, mutated, parsed
 from tests.fuzz.targets import NAMES, Target, open_target
 
-CASES = 150
+CASES = 100
 
 
 @pytest.fixture(scope="module", params=NAMES)
