@@ -74,6 +74,7 @@ EXTRAS = {
     "microphone": ["sounddevice>=0.5,<1"],
     "megatron": ["megatron-core>=0.16,<0.17"],
     "cuda": ["liger-kernel>=0.8,<0.9"],  # the loss as one kernel
+    "fuzz": ["atheris>=2.3,<4"],
     "quant": ["bitsandbytes>=0.48,<1", "torchao>=0.18,<0.19"],
 }
 

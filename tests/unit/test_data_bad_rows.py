@@ -31,7 +31,7 @@ BAD_ROWS = {
     "message of another type": ({"messages": ["hi"]}, "message without role or content"),
     "offset of another type": (
         {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a", "offset": [1], "duration": 1}]}]},
-        "row has the wrong shape",
+        "is no span.*'offset': .1.",
     ),
     "negative span": (
         {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a", "duration": -1}]}]},

@@ -145,7 +145,7 @@ def test_a_trusted_duration_leaves_the_file_unopened(tmp_path):
     row = {"audio_filepath": "nowhere.wav", "duration": 3.0, "text": "x"}
     conversation = read(make(type="nemo", manifest_filepath=write_jsonl(tmp_path / "m.jsonl", [row]), prompts=["p"]))
     assert conversation.audio_secs == 3.0
-    with pytest.raises(AudioError, match=r"^[^ ]*nowhere.wav: audio file is missing$"):
+    with pytest.raises(AudioError, match=r"^[^ ]*nowhere.wav: audio file is missing;"):
         samples(conversation)
 
 

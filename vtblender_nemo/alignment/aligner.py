@@ -17,6 +17,7 @@ from vtblender_nemo.alignment.borders import settle
 from vtblender_nemo.alignment.spelling import spelling_of
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.common.trusted_classes import RECOGNISER
 from vtblender_nemo.data.word_times import WordTime, has_spaces, split_words
 from vtblender_nemo.synthesis.devices import open_device
 from vtblender_nemo.synthesis.work import Refused
@@ -203,10 +204,12 @@ def open_aligner(name_or_path: str, batch_size: int, device: str) -> ForcedAlign
     """
     from nemo.collections.asr.models import ASRModel
 
+    from vtblender_nemo.common.nemo_restore import pretrained_nemo, restore_nemo
+
     where = open_device(device, "the recogniser", "--device")
-    load = ASRModel.restore_from if Path(name_or_path).is_file() else ASRModel.from_pretrained
+    load = restore_nemo if Path(name_or_path).is_file() else pretrained_nemo
     try:
-        model = load(name_or_path, map_location=where).eval()
+        model = load(ASRModel, name_or_path, RECOGNISER, map_location=where).eval()
     except Exception as error:  # NeMo, tarfile and the hub raise errors of many kinds
         raise ModelFileError(
             f"the recogniser cannot be loaded ({type(error).__name__}: {first_line(error)})",

@@ -252,6 +252,7 @@ def llm_config(name_or_path: str, overrides: Mapping[str, Any] | None = None) ->
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unreadable(name_or_path, error) from error
+    _check_attention(config, name_or_path)
     for key, value in (overrides or {}).items():
         if not hasattr(config, key):
             raise ConfigError(
@@ -268,7 +269,36 @@ def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
         raise ModelFileError(
             "unknown LLM type in the model file", value=model_type, expected="a type known to transformers"
         )
-    return CONFIG_MAPPING[model_type].from_dict(dict(values))
+    try:
+        config = CONFIG_MAPPING[model_type].from_dict(_without_code(values))
+    except (TypeError, ValueError, LookupError, AttributeError, ImportError) as error:
+        raise ModelFileError(
+            f"the LLM's configuration cannot be used ({error})", value=model_type, knob="llm_config"
+        ) from error
+    _check_attention(config, "llm_config")
+    return config
+
+
+def _without_code(values: Any) -> Any:
+    """A configuration without what names the code of a repository, which is never run here."""
+    if isinstance(values, Mapping):
+        return {
+            key: _without_code(value) for key, value in values.items() if key not in ("auto_map", "custom_pipelines")
+        }
+    return values
+
+
+def _check_attention(config: PretrainedConfig, place: str) -> None:
+    """Transformers loads kernels, which are code, from hub repositories that a configuration names."""
+    named = getattr(config, "_attn_implementation_internal", None) or getattr(config, "_attn_implementation", None)
+    if "/" in str(named):
+        raise ModelFileError(
+            "the LLM's configuration asks for code of others",
+            path=place,
+            value=named,
+            expected="no attn_implementation from the hub",
+            knob="attn_implementation",
+        )
 
 
 def build_llm(config: PretrainedConfig, dtype: str, *, attention: str | None = None) -> PreTrainedModel:

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile as sf
 
 from vtblender_nemo.common.errors import AudioError
+from vtblender_nemo.common.files import is_file
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 SHORTEST_SECS = 0.01
 _LONGEST_SAYING = 200  # characters; decoders dump whole tracebacks of each of their backends
+
+
+# Lhotse hands the paths of such files to a shell: as they are, or in single quotes.
+_SAFE_IN_SHELL = {".sph": re.compile(r"(?!-)[\w./+@%=:,-]*"), ".opus": re.compile(r"[^']*")}
+LONGEST_SECS = 1e6  # eleven days: nobody's recording
+
+
+def check_audio_path(path: str | Path) -> None:
+    """
+    Raises:
+        AudioError: a name that would be run as a command when its file is decoded.
+    """
+    name = str(path)
+    safe = next((pattern for end, pattern in _SAFE_IN_SHELL.items() if name.lower().endswith(end)), None)
+    if safe is not None and not safe.fullmatch(name):
+        raise AudioError(
+            "audio file's path is not safe to hand to its decoder",
+            value=name,
+            expected="letters, digits and ./+@%=:,-_ in the path of a .sph file, no quote in that of an .opus file",
+            knob="the file's name",
+        )
 
 
 def cut_from_file(path: str | Path, *, offset_secs: float = 0.0, duration_secs: float | None = None) -> Cut:
@@ -30,8 +54,9 @@ def cut_from_file(path: str | Path, *, offset_secs: float = 0.0, duration_secs: 
     from lhotse import Recording
 
     path = Path(path)
-    if not path.is_file():
-        raise AudioError("audio file is missing", path=path)
+    check_audio_path(path)
+    if not is_file(path):
+        raise AudioError("audio file is missing", path=path, expected="an audio file that is there")
     try:
         recording = Recording.from_file(path, recording_id=str(path))
     except Exception as error:  # every backend of Lhotse raises errors of its own
@@ -42,14 +67,12 @@ def cut_from_file(path: str | Path, *, offset_secs: float = 0.0, duration_secs: 
 def cut_span(cut: Cut, offset_secs: float, duration_secs: float | None, path: str | Path) -> Cut:
     """The part of `cut` that starts at `offset_secs` and lasts `duration_secs` (default: to its end)."""
     tolerance = 0.02  # manifests round durations
+    numbers = isinstance(offset_secs, int | float) and isinstance(duration_secs, int | float | NoneType)
+    if not numbers or abs(offset_secs) > LONGEST_SECS or abs(duration_secs or 0.0) > LONGEST_SECS:
+        raise _no_part(cut, offset_secs, duration_secs, path)
     end = cut.duration if duration_secs is None else offset_secs + duration_secs
     if not (offset_secs >= 0 and end <= cut.duration + tolerance and end - offset_secs >= SHORTEST_SECS):  # NaN too
-        raise AudioError(
-            "the part asked for does not lie in the audio",
-            path=path,
-            value={"offset": offset_secs, "duration": duration_secs},
-            expected=f"a part of {cut.duration:.3f} s",
-        )
+        raise _no_part(cut, offset_secs, duration_secs, path)
     end = min(end, cut.duration)
     span = (
         cut
@@ -57,6 +80,16 @@ def cut_span(cut: Cut, offset_secs: float, duration_secs: float | None, path: st
         else cut.truncate(offset=offset_secs, duration=end - offset_secs)
     )
     return span.with_id(f"{path}@{offset_secs:.3f}+{end - offset_secs:.3f}")
+
+
+def _no_part(cut: Cut, offset_secs: Any, duration_secs: Any, path: str | Path) -> AudioError:
+    return AudioError(
+        "the part asked for does not lie in the audio",
+        path=path,
+        value={"offset": offset_secs, "duration": duration_secs},
+        expected=f"a part of {cut.duration:.3f} s",
+        knob="offset and duration",
+    )
 
 
 def cut_from_array(samples: np.ndarray, sampling_rate: int, *, id: str | None = None) -> Cut:
@@ -105,9 +138,13 @@ def _is_rate(value: object) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in its first line, shortened to 200 characters."""
-    lines = str(error).split("[extra info]")[0].strip().splitlines() or [type(error).__name__]
-    said = lines[0].rstrip()
+    """What an error says in its first line, shortened to 200 characters; a line that announces another takes it along."""
+    backend = re.search(r"Exception #\d+ \(<class '[\w.]+'>\): <class '[\w.]+'>: (\S.*)", str(error))
+    if backend is not None:  # Lhotse has asked one decoder after another; the first is the one for most files
+        return backend[1][:_LONGEST_SAYING]
+    lines = [line.strip() for line in str(error).split("[extra info]")[0].splitlines() if line.strip()]
+    lines = lines or [type(error).__name__]
+    said = re.sub(r"<_io\.\w+ [^>]*>", "a file in memory", " ".join(lines[:2]) if lines[0].endswith(":") else lines[0])
     return said if len(said) <= _LONGEST_SAYING else said[: _LONGEST_SAYING - 3] + "..."
 
 
@@ -128,7 +165,10 @@ def load_samples(cut: Cut, sampling_rate: int) -> np.ndarray:
     if samples.ndim == 2:  # a mean over one channel would cost as much as over two
         samples = samples[0] if len(samples) == 1 else samples.mean(axis=0)
     if samples.size == 0 or not np.isfinite(samples).all():
-        raise AudioError("audio is empty or holds values that are not finite", path=cut.id, value=samples.shape)
+        found = f"{samples.size} samples, {int(np.sum(~np.isfinite(samples)))} of them not finite"
+        raise AudioError(
+            "audio is empty or holds values that are not finite", path=cut.id, value=found, expected="finite samples"
+        )
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
@@ -141,4 +181,8 @@ def _undecodable(cut: Cut, error: BaseException) -> AudioError:
                 cause.problem, path=cause.path, value=cause.value, expected=cause.expected, knob=cause.knob
             )
         cause = cause.__cause__ or cause.__context__
-    return AudioError(f"audio cannot be decoded ({type(error).__name__}: {first_line(error)})", path=cut.id)
+    return AudioError(
+        f"audio cannot be decoded ({type(error).__name__}: {first_line(error)})",
+        path=cut.id,
+        expected="an undamaged file, as WAV, FLAC, MP3, Ogg or Opus",
+    )

@@ -149,6 +149,10 @@ def from_messages(
         DataError: a message without role or content, or with an unknown role or part.
         AudioError: an audio file that is missing or cannot be opened.
     """
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise DataError(
+            "a conversation is no list of messages", value=messages, expected='[{"role": ..., "content": ...}, ...]'
+        )
     return Conversation(id, tuple(_turn(message, base_dir) for message in messages), custom=dict(custom or {}))
 
 
@@ -187,8 +191,8 @@ def _cut(part: Message, base_dir: Path | None) -> Cut:
 
     audio, offset, duration = part["audio"], part.get("offset") or 0.0, part.get("duration")
     for name, value in (("offset", offset), ("duration", duration)):
-        if value is not None and not isinstance(value, int | float):
-            raise DataError(f"{name} of an audio is no number", value=value, expected="seconds")
+        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+            raise DataError(f"{name} of an audio is no number", value=value, expected="seconds", knob=name)
     if isinstance(audio, str | Path):
         path = Path(audio) if base_dir is None else base_dir / audio
         return cut_from_file(path, offset_secs=offset, duration_secs=duration)

@@ -42,13 +42,21 @@ class VTBlenderError(Exception):
         place = f"{self.path}:{self.line}: " if self.path and self.line else f"{self.path}: " if self.path else ""
         text = f"{place}{self.problem}"
         if self.value is not None:
-            found = repr(self.value)
+            found = _shown(self.value)
             text += f"; found {found if len(found) <= 200 else found[:197] + '...'}"
         if self.expected:
             text += f"; expected {self.expected}"
         if self.knob:
             text += f" (change it with: {self.knob})"
         return text
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it; nests too deep and numbers too long to be written are told by their type."""
+    try:
+        return repr(value)
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__} that is too large to be shown"
 
 
 def _rebuild(kind: type[VTBlenderError], parts: dict[str, Any]) -> VTBlenderError:

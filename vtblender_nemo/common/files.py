@@ -13,6 +13,22 @@ from typing import IO, Any
 _HASHED_AT_ONCE = 1 << 22
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there; names that no file can have are none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder is there; names that no folder can have are none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def write_text(text: str, path: Path) -> None:
     """Writes UTF-8 text; makes the file's folder."""
     write_bytes(text.encode("utf-8"), path)

@@ -257,16 +257,16 @@ def read_input_cfg(value: Any, place: str) -> list[dict[str, Any]]:
     Raises:
         ConfigError: missing, empty, not YAML or of another shape.
     """
-    value = plain(value)
+    value = given = plain(value)
     if isinstance(value, str | Path) and value != "???":  # OmegaConf's mark of a value to be set
         path = Path(value)
         check_file(path, place, "file of sources")
-        value = read_yaml(path, place)
+        value = given = read_yaml(path, place)
         value = value.get("input_cfg") if isinstance(value, dict) else value
         if isinstance(value, list):
             value = [_from_folder(entry, path.parent) for entry in value]
     if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
-        raise ConfigError("no sources", value=value, expected="[{type: ..., ...}, ...]", knob=place)
+        raise ConfigError("no sources", value=given, expected="[{type: ..., ...}, ...]", knob=place)
     return value
 
 

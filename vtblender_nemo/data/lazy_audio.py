@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,15 @@ from lhotse.audio.backend import read_audio
 from lhotse.augmentation.torchaudio import get_or_create_resampler
 from lhotse.cut import Cut, MonoCut
 
-from vtblender_nemo.common.audio import SHORTEST_SECS, cut_from_file, first_line
+from vtblender_nemo.common.audio import (
+    LONGEST_SECS,
+    SHORTEST_SECS,
+    check_audio_path,
+    cut_from_file,
+    first_line,
+)
 from vtblender_nemo.common.errors import AudioError
+from vtblender_nemo.common.files import is_file
 from vtblender_nemo.data.rows import Member, read_span
 
 # How much shorter than its manifest says audio may be; manifests round durations, some to a tenth of a second.
@@ -88,8 +96,14 @@ class LazySource(AudioSource):
     def _handle(self) -> str | io.BytesIO:
         if self.member is not None:
             return io.BytesIO(read_span(self.source, self.member.start, self.member.size))
-        if not Path(self.source).is_file():
-            raise AudioError("audio file is missing", path=self.source)
+        check_audio_path(self.source)
+        if not is_file(self.source):
+            raise AudioError(
+                "audio file is missing",
+                path=self.source,
+                expected="a path from the manifest's folder or audio_dir on, or an absolute one",
+                knob="the row's path, or audio_dir",
+            )
         return self.source
 
     def _get_format(self) -> str:
@@ -122,17 +136,13 @@ def lazy_cut(
         AudioError: a span that is not one; without a duration, also a file that is missing or cannot be opened.
     """
     is_whole, offset_secs = offset_secs is None, offset_secs or 0.0
+    _check_numbers(path, offset_secs, duration_secs)
     if duration_secs is None:
         if member is None:
             return cut_from_file(path, offset_secs=offset_secs)
         duration_secs = _member_duration(path, member) - offset_secs
-    if not offset_secs >= 0 or not duration_secs >= SHORTEST_SECS:
-        raise AudioError(
-            "the part asked for is no span",
-            path=path,
-            value={"offset": offset_secs, "duration": duration_secs},
-            expected=f"offset >= 0 s, duration >= {SHORTEST_SECS} s",
-        )
+    if not 0 <= offset_secs <= LONGEST_SECS or not SHORTEST_SECS <= duration_secs <= LONGEST_SECS:
+        raise _no_span(path, offset_secs, duration_secs)
     name = f"{path}/{member.name}" if member else str(path)
     samples = round(duration_secs * sampling_rate)
     source = LazySource(
@@ -149,6 +159,21 @@ def lazy_cut(
     recording = Recording(name, [source], sampling_rate, samples, samples / sampling_rate, channel_ids=[0])
     id = f"{name}@{offset_secs:.3f}+{duration_secs:.3f}"
     return MonoCut(id=id, start=0.0, duration=recording.duration, channel=0, recording=recording)
+
+
+def _check_numbers(path: str | Path, *secs: Any) -> None:
+    if not all(one is None or (isinstance(one, int | float) and not isinstance(one, bool)) for one in secs):
+        raise _no_span(path, *secs)
+
+
+def _no_span(path: str | Path, offset_secs: Any, duration_secs: Any) -> AudioError:
+    return AudioError(
+        "the part asked for is no span",
+        path=path,
+        value={"offset": offset_secs, "duration": duration_secs},
+        expected=f"offset >= 0 s, duration >= {SHORTEST_SECS} s, neither above {LONGEST_SECS:.0f} s",
+        knob="offset and duration of the row",
+    )
 
 
 def _member_duration(path: str | Path, member: Member) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vtblender_nemo.common.conversation import Audio, Text
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.files import is_file
 from vtblender_nemo.data.typed import read_yaml
 
 AUDIO_POSITIONS = ("before", "after", "random")
@@ -82,8 +83,10 @@ def load_wordings(prompts: str | Path | Sequence[str], task: str | None, *, audi
     if not isinstance(prompts, str | Path):
         return Wordings(prompts, audio_position=audio_position)
     path = Path(prompts)
-    if not path.is_file():
-        raise ConfigError("file of wordings is missing", path=path, knob="prompts")
+    if not is_file(path):
+        raise ConfigError(
+            "file of wordings is missing", path=path, expected="a YAML file that is there", knob="prompts"
+        )
     tasks = read_yaml(path, "prompts")
     if not isinstance(tasks, dict) or not tasks:
         raise ConfigError(

@@ -9,7 +9,9 @@ import gzip
 import json
 import os
 import re
+import stat
 import tarfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,20 @@ import numpy as np
 from vtblender_nemo.common.errors import ConfigError, DataError
 
 _CHUNK_BYTES = 1 << 24
+_MOST_UNPACKED, _SMALL_BYTES = 200, 64 << 20  # times its size, or bytes, that a gzipped file may unpack to
+_MOST_FILES = 1_000_000  # of a numbered pattern
+
+WRONG_SHAPE = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
+    OSError,
+)
+"""What readers of a row raise when a field is of another type or size than it should be."""
 _MAX_OPEN_FILES = 64
 
 
@@ -43,7 +59,13 @@ def expand_paths(value: Any, *, knob: str) -> list[Path]:
     for item in values:
         if isinstance(item, str | Path):
             pattern = str(item).replace("_OP_", "{").replace("_CL_", "}")
-            paths.extend(Path(path) for path in braceexpand(pattern))
+            _check_pattern(pattern, knob)
+            try:
+                paths.extend(Path(path) for path in braceexpand(pattern))
+            except ValueError as error:
+                raise ConfigError(
+                    f"no numbered pattern ({error})", value=str(item), expected="part_{0..7}.json", knob=knob
+                ) from error
         else:
             paths.extend(expand_paths(item, knob=knob))
     if not paths:
@@ -51,9 +73,27 @@ def expand_paths(value: Any, *, knob: str) -> list[Path]:
             "no file is given", value=value, expected="a path, a list of paths or a numbered pattern", knob=knob
         )
     for path in paths:
-        if not path.exists():
-            raise ConfigError("file is missing", path=path, knob=knob)
+        _check_readable(path, knob)
     return paths
+
+
+def _check_pattern(pattern: str, knob: str) -> None:
+    """A pattern of few letters can stand for more files than there is memory for their names."""
+    count = 1
+    for group in re.findall(r"\{([^{}]*)\}", pattern):
+        numbers = re.match(r"-?(\d{1,18})\.\.-?(\d+)", group)
+        count *= abs(int(numbers[2][:18])) + int(numbers[1]) + 1 if numbers else group.count(",") + 1
+    if count > _MOST_FILES:
+        raise ConfigError("pattern of too many files", value=pattern, expected=f"at most {_MOST_FILES}", knob=knob)
+
+
+def _check_readable(path: Path, knob: str) -> None:
+    try:
+        kind = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise ConfigError("file is missing", path=path, expected="a path that is there", knob=knob) from error
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # devices and pipes have no end, or no beginning
+        raise ConfigError("neither a file nor a folder", path=path, expected="a plain file", knob=knob)
 
 
 class LineFile:
@@ -61,7 +101,7 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._bytes = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else None
+        self._bytes = _unpacked(path) if path.suffix == ".gz" else None
         ends = _newlines(self._bytes if self._bytes is not None else path)
         size = len(self._bytes) if self._bytes is not None else path.stat().st_size
         if size and (not len(ends) or ends[-1] != size):
@@ -74,6 +114,22 @@ class LineFile:
     def __getitem__(self, number: int) -> bytes:
         start, end = int(self._ends[number]), int(self._ends[number + 1])
         return self._bytes[start:end] if self._bytes is not None else read_span(self.path, start, end - start)
+
+
+def _unpacked(path: Path) -> bytes:
+    """
+    Raises:
+        DataError: the file is damaged, or unpacks to more than rows of text can.
+    """
+    most = max(_SMALL_BYTES, _MOST_UNPACKED * path.stat().st_size)
+    try:
+        with gzip.open(path) as file:
+            content = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"file cannot be unpacked ({error})", path=path, expected="gzip") from error
+    if len(content) > most:
+        raise DataError("file unpacks to more than rows can", path=path, expected=f"at most {most} bytes")
+    return content
 
 
 def _newlines(content: bytes | Path) -> np.ndarray:
@@ -128,6 +184,9 @@ class JsonlRows:
     """The lines of several JSONL files as one sequence; a line that is no JSON object raises when it is read."""
 
     def __init__(self, paths: Sequence[Path], *, knob: str) -> None:
+        for path in paths:
+            if path.is_dir():
+                raise ConfigError("a folder in place of a file", path=path, expected="a JSONL file", knob=knob)
         self.files = [LineFile(path) for path in paths]
         self.sizes = [len(file) for file in self.files]
         self._starts = list(accumulate(self.sizes, initial=0))
@@ -159,7 +218,7 @@ class JsonlRows:
             raise DataError("blank line", path=path, line=line + 1, expected="a JSON object")
         try:
             data = json.loads(text)
-        except ValueError as error:  # also bytes that are not UTF-8
+        except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8
             raise DataError(
                 f"line is not JSON ({error})",
                 path=path,
@@ -208,7 +267,7 @@ class TarFile:
         if self._members is None:
             try:
                 self._members = _scan(self.path)
-            except (tarfile.TarError, OSError) as error:
+            except (tarfile.TarError, OSError, ValueError) as error:
                 raise DataError(
                     f"tar cannot be read ({error})", path=self.path, expected="an uncompressed tar"
                 ) from error
@@ -233,7 +292,7 @@ def _scan(path: Path) -> list[Member]:
     if path.stat().st_size == 0:  # a shard that nothing was written to
         return []
     with tarfile.open(path, "r:") as tar:
-        return [Member(info.name, info.offset_data, info.size) for info in tar if info.isfile()]
+        return [Member(info.name, info.offset_data, info.size) for info in tar if info.isfile() and not info.issparse()]
 
 
 class TarShards:
@@ -267,6 +326,6 @@ class TarShards:
         if self._by_manifest:
             return self._tars[row.file]
         shard = row.data.get("shard_id")
-        if not isinstance(shard, int) or not 0 <= shard < len(self._tars):
+        if not isinstance(shard, int) or isinstance(shard, bool) or not 0 <= shard < len(self._tars):
             raise DataError("row without its shard", value=shard, expected=f"shard_id from 0 to {len(self._tars) - 1}")
         return self._tars[shard]

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.conversation import Conversation
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.config import SourceConfig
 from vtblender_nemo.data.order import key_of, mix
-from vtblender_nemo.data.rows import JsonlRows, Row, expand_paths
+from vtblender_nemo.data.rows import WRONG_SHAPE, JsonlRows, Row, expand_paths
 from vtblender_nemo.data.typed import read_config
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ class Source(ABC):
                 path, line = self.place(index)
                 raise placed(error, path, line) from error
             raise
-        except (TypeError, ValueError, KeyError, AttributeError) as error:  # a field of another type than it should be
+        except WRONG_SHAPE as error:  # a field of another type than it should be
             path, line = self.place(index)
             raise DataError(
-                f"row has the wrong shape ({type(error).__name__}: {error})", path=path, line=line
+                f"row has the wrong shape ({type(error).__name__}: {first_line(error)})", path=path, line=line
             ) from error
 
     def cutset(self, seed: int = 0) -> CutSet:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lhotse.cut import Cut
-from lhotse.serialization import deserialize_item
 
 from vtblender_nemo.common.conversation import Audio, Conversation, Text, Turn
 from vtblender_nemo.common.errors import AudioError, ConfigError, DataError
@@ -19,6 +18,7 @@ from vtblender_nemo.data.interleave import open_interleaver, replaced
 from vtblender_nemo.data.lazy_audio import lazy_cut, lazy_recording
 from vtblender_nemo.data.prompts import Wordings, load_wordings
 from vtblender_nemo.data.rows import Row, TarFile, TarShards, expand_paths, recording_name
+from vtblender_nemo.data.safe_cuts import FILES, SHAR, deserialized
 from vtblender_nemo.data.sources import JsonlSource, source_type
 from vtblender_nemo.data.word_times import FIELD as ALIGNMENT
 
@@ -86,8 +86,15 @@ def _span(row: Row) -> tuple[str, float | None, float | None]:
     path = row.data.get("audio_filepath")
     if not isinstance(path, str) or not path:
         raise DataError("row without audio_filepath", path=row.path, line=row.line, value=path, expected="a path")
-    offset, duration = row.data.get("offset"), row.data.get("duration")
-    return path, None if offset is None else float(offset), None if duration is None else float(duration)
+    return path, _secs(row, "offset"), _secs(row, "duration")
+
+
+def _secs(row: Row, name: str) -> float | None:
+    value = row.data.get(name)
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{name} is no length of time", value=value, expected="seconds", knob=name) from error
 
 
 @source_type("nemo")
@@ -137,8 +144,10 @@ def tarred_cut(tars: TarShards, row: Row, sampling_rate: int) -> Cut:
 class _CutSource(_SpeechSource):
     """Rows that are serialised Lhotse cuts with one supervision or more."""
 
+    source_types: tuple[str, ...] = FILES
+
     def _convert(self, row: Row, index: int, rng: random.Random) -> Conversation:
-        cut = deserialize_item(row.data)
+        cut = deserialized(row.data, self.source_types)
         if not isinstance(cut, Cut) or not cut.has_recording:
             raise DataError("row is no cut with a recording", value=row.data, expected="a Lhotse cut")
         fields = {**fields_of(cut), **self.config.tags}
@@ -186,13 +195,6 @@ class LhotseCuts(_CutSource):
         super().__init__(replace(config, manifest_filepath=paths), sampling_rate)
 
     def _open(self, cut: Cut, row: Row, index: int) -> Cut:
-        for track in getattr(cut, "tracks", None) or [cut]:
-            recording = getattr(getattr(track, "cut", track), "recording", None)
-            for source in recording.sources if recording is not None else []:
-                if source.type not in ("file", "memory"):  # a `command` would run in a shell
-                    raise AudioError(
-                        "cut's audio is neither a file nor in memory", value=source.type, expected="file or memory"
-                    )
         return cut.with_recording_path_prefix(self.config.audio_dir or row.path.parent)
 
 
@@ -201,6 +203,7 @@ class LhotseShar(_CutSource):
     """Lhotse shar folders: `cuts.*.jsonl.gz` beside `recording.*.tar`, whose members stand in the cuts' order."""
 
     keys = _SPEECH_KEYS | {"shar_path", "shard_window"}
+    source_types = SHAR
 
     def __init__(self, config: SourceConfig, sampling_rate: int) -> None:
         folders = expand_paths(config.shar_path, knob="shar_path")

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.files import is_file, is_folder
 
 Config = TypeVar("Config")
 
@@ -105,15 +106,17 @@ def check_file(path: Path, place: str, what: str) -> None:
     Raises:
         ConfigError: it is missing or a folder; files of sources in the same folder are named.
     """
-    if path.is_file():
+    if is_file(path):
         return
-    folder = path if path.is_dir() else path.parent
-    others = ", ".join(sorted(other.name for other in folder.glob("input_cfg*.yaml")))
-    where = "in it" if path.is_dir() else "beside it"
+    is_dir = is_folder(path)
+    folder = path if is_dir else path.parent
+    found = folder.glob("input_cfg*.yaml") if is_folder(folder) else []
+    others = ", ".join(sorted(other.name for other in found))
+    where = "in it" if is_dir else "beside it"
     raise ConfigError(
-        "this is a folder" if path.is_dir() else f"{what} is missing",
+        "this is a folder" if is_dir else f"{what} is missing",
         path=path,
-        expected=f"a file; {where}: {others}" if others else "a YAML file" if path.is_dir() else None,
+        expected=f"a file; {where}: {others}" if others else "a YAML file" if is_dir else "a path that is there",
         knob=place,
     )
 
@@ -126,7 +129,7 @@ def read_yaml(path: Path, knob: str) -> Any:
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8, dates that are none
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, dates that are none
         mark = getattr(error, "problem_mark", None)
         said = (getattr(error, "problem", None) or str(error)).splitlines()[0]
         line = None if mark is None else mark.line + 1

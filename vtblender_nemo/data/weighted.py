@@ -83,10 +83,10 @@ def _weights(entries: Sequence[dict[str, Any]], groups: Sequence[Sequence[Weight
     if all(weight is None for weight in weights):
         return [float(sum(len(leaf.source) for leaf in leaves)) for leaves in groups]
     for number, weight in enumerate(weights):
-        if not isinstance(weight, int | float) or not weight > 0:
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight <= 1e12:
             raise ConfigError(
                 "source without a weight beside siblings that have one" if weight is None else "weight out of range",
-                value=weight,
+                value=weights if weight is None else weight,
                 expected="a positive number for all siblings, or for none",
                 knob=f"{place}[{number}].weight",
             )

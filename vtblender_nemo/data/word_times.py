@@ -7,7 +7,6 @@ letters and digits alone, without case and punctuation.
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from vtblender_nemo.common.audio import LONGEST_SECS
 from vtblender_nemo.common.errors import DataError
 
 FIELD = "alignment"
@@ -126,7 +126,7 @@ def _entry(entry: Any) -> WordTime:
 
 
 def _secs(value: Any, entry: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LONGEST_SECS:
         raise DataError("time of an aligned word is no number", value=entry, expected="seconds, or null", knob=KNOB)
     return float(value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vtblender_nemo.common.errors import DataError
-from vtblender_nemo.common.files import write_text
+from vtblender_nemo.common.files import is_file, write_text
 from vtblender_nemo.data.rows import JsonlRows, Row
 
 
@@ -18,7 +18,7 @@ def read_rows(path: Path) -> Iterator[Row | DataError]:
     Raises:
         DataError: the file is missing or holds nothing.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise DataError("file is missing", path=path, expected="a JSONL file")
     if not path.read_bytes().strip():
         raise DataError("file without rows", path=path, expected="at least one JSON object")

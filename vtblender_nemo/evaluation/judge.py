@@ -325,7 +325,7 @@ def _read_prompts(path: Path) -> Mapping[str, Mapping[str, str]]:
 
     try:
         prompts = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"prompts of the judge cannot be read ({error})", path=path, knob="judge.prompts") from error
     for name, prompt in prompts.items() if isinstance(prompts, dict) else [("", None)]:
         if not isinstance(prompt, dict) or set(prompt) != {"system", "user"}:

@@ -25,7 +25,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.files import is_file
 from vtblender_nemo.common.wordings import TRANSCRIPTION_PROMPT
 from vtblender_nemo.data.typed import mapping, read_config, read_yaml
 from vtblender_nemo.evaluation.groups import KEYS, group_positions
@@ -137,7 +139,7 @@ def find_task_file(file: str | Path) -> Path:
         ConfigError: neither a file nor a name in `conf/evaluation`; names those there are.
     """
     path = Path(file)
-    if path.is_file():
+    if is_file(path):
         return path
     package = Path(__file__).parents[1]
     folders = [root / "conf" / "evaluation" for root in (package, package.parent)]  # installed, and in a checkout
@@ -157,18 +159,28 @@ def _read(path: Path, variables: Mapping[str, str]) -> DictConfig:
             "unknown variable", value=unknown, expected=f"among {', '.join(known) or 'none'}", knob="--set"
         )
     tasks = dict(mapping(values.get("tasks") or {}, "tasks"))
-    for included in values.get("include") or []:
+    include = values.get("include") or []
+    if not isinstance(include, list):
+        raise ConfigError("included files are no list", value=include, expected="[FILE, ...]", knob="include")
+    for included in include:
         added = _included(path.parent / str(included))
         if twice := sorted(tasks.keys() & added.keys()):
             raise ConfigError("two tasks of one name", value=twice, expected="another name", knob="include")
         tasks |= added
     if not tasks:
         raise ConfigError("task file without tasks", expected="tasks: {NAME: {kind: ..., ...}}", knob="tasks")
-    return OmegaConf.create({"variables": {**known, **variables}, "tasks": tasks})
+    try:
+        return OmegaConf.create({"variables": {**known, **variables}, "tasks": tasks})
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"a value of the tasks cannot be read ({first_line(error)})",
+            expected="${variables.NAME}, or plain values",
+            knob="tasks",
+        ) from error
 
 
 def _included(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError("included task file is missing", path=path, knob="include")
     values = mapping(read_yaml(path, "include"), str(path))
     return dict(mapping(values.get("tasks", values), f"{path}: tasks"))
@@ -177,8 +189,10 @@ def _included(path: Path) -> dict[str, Any]:
 def _resolved(cfg: DictConfig, name: str) -> Mapping[str, Any]:
     """The settings of a task, its variables put in; those of other tasks need not be set."""
     try:
-        values = OmegaConf.to_container(cfg.tasks[name], resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
+        values = OmegaConf.to_container(cfg.tasks, resolve=False)[name]
+        if isinstance(values, Mapping):
+            values = OmegaConf.to_container(cfg.tasks[name], resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
         unset = [key for key in cfg.variables if not _is_set(cfg, key)]
         expected = f"--set {unset[0]}=VALUE" if unset else "a value, or a variable of this file"
         said = str(error).splitlines()[0]

@@ -95,7 +95,7 @@ def _read_licenses(path: Path) -> dict[str, str]:
     expected = "a mapping of sources to licences"
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"licences cannot be read ({error})", path=path, expected=expected) from error
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
         raise DataError("no licences", path=path, value=content, expected=expected, knob="--data-licenses")

@@ -20,10 +20,12 @@ from transformers import AutoTokenizer
 
 from vtblender_nemo.backbones.transformers_llm import llm_config
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.common.nemo_archive import CONFIG_FILE, WEIGHTS_FILE
+from vtblender_nemo.common.trusted_classes import VTBLENDER, check_parts
 from vtblender_nemo.export.chat_templates import fit_template
 from vtblender_nemo.export.markers import with_row
 from vtblender_nemo.export.salm import BACKBONE, CONFIG, OURS, REPLACED_ROW, WEIGHTS
-from vtblender_nemo.models.nemo_file import CONFIG_FILE, WEIGHTS_FILE
+from vtblender_nemo.models.nemo_file import check_llm_name
 from vtblender_nemo.models.vtblender import VTBlenderModel
 
 if TYPE_CHECKING:
@@ -56,7 +58,14 @@ def import_salm(folder: Path, output: Path, defaults: DictConfig) -> VTBlenderMo
         raise ConfigError("the output is there already", path=output, expected="another name", knob="--output")
     config = _read_config(folder)
     with tempfile.TemporaryDirectory(prefix="vtblender_import_") as workspace:
-        archive, names = _make_archive(folder, config, defaults, Path(workspace))
+        try:
+            archive, names = _make_archive(folder, config, defaults, Path(workspace))
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+            raise ModelFileError(
+                f"configuration and weights do not fit each other ({type(error).__name__}: {error})",
+                path=folder,
+                expected="a SALM as it was written",
+            ) from error
         model = VTBlenderModel.restore_from(archive, map_location=torch.device("cpu")).eval()
     if missing := sorted(set(model.state_dict()) - names):
         raise ModelFileError(
@@ -72,11 +81,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
     expected = "the folder of a SALM, with config.json and model.safetensors"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"no configuration of a SALM ({error})", path=path, expected=expected) from error
     _check_keys(config, _NEEDED, path)
     _check_keys(config["perception"], _NEEDED_PERCEPTION, path)
     _check(config, path)
+    check_parts(config["perception"], VTBLENDER, path)
+    if not (folder / BACKBONE).is_dir():
+        check_llm_name(config["pretrained_llm"], path)
     return config
 
 
@@ -94,6 +106,12 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
             value=True,
             expected="a SALM with a Hugging Face LLM",
             knob="use_nemo_automodel",
+        )
+    if not isinstance(config.get(OURS, {}), Mapping) or not isinstance(
+        config["perception"]["modality_adapter"], Mapping
+    ):
+        raise ModelFileError(
+            "no configuration of a SALM", path=path, expected=f"mappings in {OURS} and modality_adapter"
         )
     if config.get(OURS, {}).get("frames_divided_by", 1.0) != 1.0:
         raise ConfigError(

@@ -43,7 +43,10 @@ def write_quantized(model: VTBlenderModel, folder: Path, options: ExportOptions)
             _check_blocks(llm)
         llm.save_pretrained(merged)
         quantized = AutoModelForCausalLM.from_pretrained(
-            merged, dtype=torch_dtype(dtype), quantization_config=_config(options.bits, dtype)
+            merged,
+            dtype=torch_dtype(dtype),
+            trust_remote_code=False,
+            quantization_config=_config(options.bits, dtype),
         )
     quantized.generation_config = generation_config(model)
     quantized.save_pretrained(folder)

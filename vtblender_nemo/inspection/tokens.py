@@ -111,7 +111,7 @@ def open_format(llm: str | None, audio_locator_tag: str) -> tuple[TurnFormat, st
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(llm)
+        tokenizer = AutoTokenizer.from_pretrained(llm, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"tokenizer cannot be opened ({str(error).splitlines()[0]})",

@@ -1,32 +1,25 @@
-"""`.nemo` archives that nobody has to trust: checked before anything is unpacked, loaded without pickle's code."""
+"""What a VTBlender's `.nemo` may bring along beside its weights, and may make us open."""
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
-from nemo.utils.app_state import AppState
 from omegaconf import DictConfig, OmegaConf
 
-from vtblender_nemo.common.errors import ModelFileError
+from vtblender_nemo.common.audio import first_line
+from vtblender_nemo.common.errors import ModelFileError, VTBlenderError
+from vtblender_nemo.common.nemo_archive import WEIGHTS_FILE, check_archive, unpack
+from vtblender_nemo.common.nemo_restore import SafeConnector, load_weights
+from vtblender_nemo.common.trusted_classes import VTBLENDER, check_classes
 
-CONFIG_FILE = "model_config.yaml"
-WEIGHTS_FILE = "model_weights.ckpt"
-_TARGET_PREFIX = "vtblender_nemo."
-
-
-class SafeConnector(SaveRestoreConnector):
-    """The host's connector, but weights are never unpickled as code, whatever the environment says."""
-
-    @staticmethod
-    def _load_state_dict_from_disk(model_weights: str, map_location: Any = "cpu") -> dict[str, torch.Tensor]:
-        return load_weights(Path(model_weights), map_location)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_IMPORTING_LORA = ("megatron_config", "megatron_core", "auto_mapping")  # with which peft imports modules by name
+_TOKENIZER_ENDS = (".json", ".jinja", ".model", ".txt")
 
 
 class PartsConnector(SafeConnector):
@@ -37,66 +30,10 @@ class PartsConnector(SafeConnector):
         return load_weights(Path(model_weights), "cpu", mmap=True)
 
 
-def load_weights(path: Path, map_location: Any = "cpu", *, mmap: bool = False) -> dict[str, torch.Tensor]:
-    """A state dict from a file that may hold tensors only.
-
-    Args:
-        path: the file.
-        map_location: as in `torch.load`.
-        mmap: leave weights in the file until they are read, so that a process needs no memory for those that others read.
-
-    Raises:
-        ModelFileError: the file holds anything else, or is damaged.
-    """
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-    except Exception as error:  # unpickling and zip errors of many kinds
-        raise ModelFileError(
-            f"weights cannot be loaded safely ({error})", path=path, expected="tensors saved by torch.save"
-        ) from error
-
-
-def check_archive(path: str | Path) -> dict[str, Any]:
-    """Makes sure that a file is a VTBlender's `.nemo` and safe to unpack.
-
-    Returns:
-        The model's configuration.
-
-    Raises:
-        ModelFileError: no such file, no tar archive, members that lie outside of it or are links or devices, no configuration
-            or weights, or the model of another class.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelFileError("model file not found", path=path)
-    with _open_tar(path) as archive:
-        members = {str(PurePosixPath(member.name)): member for member in archive.getmembers()}
-        for name, member in members.items():
-            outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
-            if outside or not (member.isreg() or member.isdir()):
-                raise ModelFileError(
-                    "unsafe member in the archive", path=path, value=name, expected="plain files inside it"
-                )
-        for wanted in (CONFIG_FILE, WEIGHTS_FILE):
-            if wanted not in members:
-                raise ModelFileError(
-                    f"the archive holds no {wanted}", path=path, expected="a .nemo file of a VTBlender"
-                )
-        content = archive.extractfile(members[CONFIG_FILE])
-        assert content is not None, "a regular member has content"
-        config = _read_config(path, content.read())
-    target = config.get("target", "")
-    if not str(target).startswith(_TARGET_PREFIX):
-        raise ModelFileError("the file holds another model", path=path, value=target, expected="a VTBlenderModel")
-    return config
-
-
 def extract_weights(path: str | Path, directory: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict inside a checked archive, unpacked to `directory`."""
-    check_archive(path)
-    with _open_tar(Path(path)) as archive:
-        name = next(m.name for m in archive.getmembers() if str(PurePosixPath(m.name)) == WEIGHTS_FILE)
-        archive.extract(name, directory, filter="data")
+    """The state dict inside an archive, which is checked and unpacked to `directory`."""
+    check_archive(path, VTBLENDER)
+    unpack(path, directory)
     return load_weights(Path(directory) / WEIGHTS_FILE)
 
 
@@ -106,31 +43,76 @@ def with_changes(config: Any, changes: dict[str, Any]) -> DictConfig:
     return OmegaConf.merge(given, changes)
 
 
+def check_restored(cfg: DictConfig) -> None:
+    """Holds a `model` section that came out of a file to what it may ask for, whoever restores it.
+
+    Raises:
+        ModelFileError: other classes than those of such models, LoRA that imports modules, attention from the hub, an LLM
+            from elsewhere than a folder or the hub.
+    """
+    values: Any = OmegaConf.to_container(cfg, resolve=False)
+    place = "the model's configuration"
+    check_classes(values, VTBLENDER, place)
+    lora = values.get("lora") or {}
+    if isinstance(lora, Mapping) and (found := sorted(set(lora) & set(_IMPORTING_LORA))):
+        raise ModelFileError(
+            "LoRA that imports modules", path=place, value=found, expected="none of these", knob="lora"
+        )
+    if "/" in str(values.get("llm_attention")):
+        raise ModelFileError(
+            "attention that is code of others",
+            path=place,
+            value=values["llm_attention"],
+            expected="eager, sdpa, flash_attention_2, ... or null",
+            knob="llm_attention",
+        )
+    if values.get("llm_fingerprint") is not None:  # only then the LLM is opened
+        check_llm_name(values.get("pretrained_llm"), place)
+
+
+def check_llm_name(name: Any, place: str | Path) -> None:
+    """Holds the name of an LLM, as a file gives it, to folders that are there and to names of the hub.
+
+    Raises:
+        ModelFileError: anything else, as an address.
+    """
+    if not isinstance(name, str) or not (_HUB_NAME.fullmatch(name) or Path(name).is_dir()):
+        raise ModelFileError(
+            "no LLM that could be opened",
+            path=place,
+            value=name,
+            expected="a folder that is there, or a hub name as owner/name",
+            knob="pretrained_llm",
+        )
+
+
 @contextmanager
-def restore_state_kept() -> Iterator[None]:
-    """Resets the host's global "a model is being restored", which it leaves behind when restoring fails."""
+def restoring_told(path: str | Path) -> Iterator[None]:
+    """What the host, OmegaConf, torch or transformers raise of a configuration that is none, as our error."""
     try:
         yield
-    except BaseException:
-        AppState().is_model_being_restored = False
+    except (VTBlenderError, MemoryError):
         raise
+    except Exception as error:
+        raise ModelFileError(
+            f"the model cannot be made of its file ({type(error).__name__}: {first_line(error)})",
+            path=path,
+            expected="a file as save_to wrote it",
+        ) from error
 
 
-@contextmanager
-def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    try:
-        archive = tarfile.open(path, "r:*")  # noqa: SIM115 (closed below, once opening has gone well)
-    except (tarfile.TarError, OSError) as error:
-        raise ModelFileError(f"not a .nemo archive ({error})", path=path, expected="a tar file") from error
-    with archive:
-        yield archive
+def check_artifact(name: Any, packed: Any) -> None:
+    """A restored configuration names files to copy: they may come only out of the archive, and go only into our folder.
 
-
-def _read_config(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise ModelFileError(f"{CONFIG_FILE} is no plain YAML ({error})", path=path) from error
-    if not isinstance(config, dict):
-        raise ModelFileError(f"{CONFIG_FILE} holds no mapping", path=path, value=config)
-    return config
+    Raises:
+        ModelFileError: any other name, or one that no tokenizer has.
+    """
+    inside = str(packed).removeprefix("nemo:")
+    plain = Path(inside).name == inside and Path(str(name)).name == str(name) and str(name) not in ("", "..")
+    if not str(packed).startswith("nemo:") or not plain or not str(name).endswith(_TOKENIZER_ENDS):
+        raise ModelFileError(
+            "unsafe file name in the model's configuration",
+            value={name: packed},
+            expected=f"plain names of files inside the archive, which end in {', '.join(_TOKENIZER_ENDS)}",
+            knob="tokenizer",
+        )

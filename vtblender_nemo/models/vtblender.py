@@ -23,23 +23,26 @@ from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.conversation import Conversation, Message
 from vtblender_nemo.common.errors import ModelFileError
+from vtblender_nemo.common.nemo_archive import check_archive
+from vtblender_nemo.common.nemo_restore import SafeConnector, restore_state_kept
+from vtblender_nemo.common.trusted_classes import VTBLENDER
 from vtblender_nemo.data.typed import read_config
 from vtblender_nemo.models.building import make_llm, make_perception
 from vtblender_nemo.models.calibration import profiling_schema
 from vtblender_nemo.models.generation import answer, answer_parts, answering, as_conversations
 from vtblender_nemo.models.nemo_file import (
     PartsConnector,
-    SafeConnector,
-    check_archive,
+    check_artifact,
+    check_restored,
     extract_weights,
-    restore_state_kept,
+    restoring_told,
     with_changes,
 )
 from vtblender_nemo.models.session import Session
 from vtblender_nemo.models.speech_llm import SpeechLLM
 from vtblender_nemo.models.step_losses import StepLosses
 from vtblender_nemo.models.target_loss import Imitation, TargetLoss
-from vtblender_nemo.models.tokenizer_files import check_artifact, pretrained_tokenizer
+from vtblender_nemo.models.tokenizers import pretrained_tokenizer
 from vtblender_nemo.models.training_steps import TrainingSteps
 from vtblender_nemo.models.validation import ValidationRun
 from vtblender_nemo.modules.perception import Perception
@@ -62,6 +65,8 @@ class VTBlenderModel(TrainingSteps, ModelPT):
             False  # Lightning's checkpoints leave the frozen LLM out; `load_state_dict` is strict itself
         )
         restoring = self._is_model_being_restored()
+        if restoring:
+            check_restored(self.cfg)
         imitation = read_config(Imitation, self.cfg.get("imitation") or {}, "model.imitation")
         imitation.check(train_llm=self.cfg.get("train_llm", False))
         self._tokenizer_dir = tempfile.TemporaryDirectory(prefix="vtblender_tokenizer_")
@@ -233,13 +238,13 @@ class VTBlenderModel(TrainingSteps, ModelPT):
             ModelFileError: the file is missing, damaged, unsafe, or holds another model; or its LLM was left out and the one
                 found under its name is not the one that was trained with.
         """
-        config = check_archive(restore_path)
+        config = check_archive(restore_path, VTBLENDER)
         if kwargs.get("save_restore_connector") is None:
-            kwargs["save_restore_connector"] = SafeConnector() if tensor_parallel == 1 else PartsConnector()
+            kwargs["save_restore_connector"] = (SafeConnector if tensor_parallel == 1 else PartsConnector)(VTBLENDER)
         if tensor_parallel != 1:
             given = kwargs.get("override_config_path") or config
             kwargs["override_config_path"] = with_changes(given, {"tensor_parallel": tensor_parallel})
-        with restore_state_kept():
+        with restore_state_kept(), restoring_told(restore_path):
             return super().restore_from(str(restore_path), *args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

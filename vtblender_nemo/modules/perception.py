@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.common.lengths import length_groups
+from vtblender_nemo.common.nemo_restore import pretrained_nemo, restore_nemo
+from vtblender_nemo.common.trusted_classes import RECOGNISER, VTBLENDER, check_parts
 from vtblender_nemo.modules.audio_chunks import chunk, split_group
 from vtblender_nemo.modules.recompute import check_degree, recompute_conformer
-
-_ALLOWED_TARGETS = ("nemo.collections.asr.modules.", "nemo.collections.speechlm2.modules.")
 
 
 class Perception(AudioPerceptionModule):
@@ -38,7 +38,9 @@ class Perception(AudioPerceptionModule):
 
     def __init__(self, cfg: DictConfig) -> None:
         for part in ("preprocessor", "encoder", "modality_adapter", "spec_augment"):
-            _check_target(part, cfg.get(part))
+            if cfg.get(part) is not None and not cfg[part].get("_target_"):
+                raise ModelFileError(f"the {part} has no class", value=None, knob=f"model.perception.{part}._target_")
+        check_parts(OmegaConf.to_container(cfg), VTBLENDER, "model.perception")
         super().__init__(cfg)
         self.separator = nn.Parameter(torch.zeros(cfg.output_dim)) if cfg.get("separator", False) else None
         check_degree(cfg.recompute, "model.perception.recompute")
@@ -144,18 +146,6 @@ def _reorder(frames: Tensor, lens: Tensor, order: Tensor) -> tuple[Tensor, Tenso
     return frames[torch.arange(len(frames), device=frames.device) + shift], lens
 
 
-def _check_target(part: str, cfg: DictConfig | None) -> None:
-    """A configuration may come out of a file: it must not name classes beyond the host's speech modules."""
-    target = "" if cfg is None else str(cfg.get("_target_", ""))
-    if cfg is not None and not target.startswith(_ALLOWED_TARGETS):
-        raise ModelFileError(
-            f"the {part} is of a foreign class",
-            value=target,
-            expected=f"a class of {' or '.join(_ALLOWED_TARGETS)}",
-            knob=f"model.perception.{part}._target_",
-        )
-
-
 def load_speech_model(name_or_path: str) -> ASRModel:
     """A pretrained NeMo ASR model from a `.nemo` file or by its public name.
 
@@ -167,8 +157,16 @@ def load_speech_model(name_or_path: str) -> ASRModel:
     if is_file and not Path(name_or_path).is_file():
         raise ModelFileError("speech model not found", path=name_or_path, knob="model.pretrained_asr")
     try:
-        load = ASRModel.restore_from if is_file else ASRModel.from_pretrained
-        speech_model = load(name_or_path, map_location=torch.device("cpu"))
+        load = restore_nemo if is_file else pretrained_nemo
+        speech_model = load(ASRModel, name_or_path, RECOGNISER, map_location=torch.device("cpu"))
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"speech model cannot be restored: {error.problem}",
+            path=error.path,
+            value=error.value,
+            expected=error.expected,
+            knob=f"model.pretrained_asr; in the file: {error.knob}" if error.knob else "model.pretrained_asr",
+        ) from error
     except Exception as error:  # tar, omegaconf, torch and hub errors alike
         raise ModelFileError(
             f"speech model cannot be restored ({error})",

@@ -52,7 +52,7 @@ def train_language_model(directory: Path, scratch: Path, output: Path) -> None:
 
     config = read_config(directory)
     torch.manual_seed(config.seed)
-    tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer", trust_remote_code=False)
     model = llm.make_model(config.llm, tokenizer).train()
     chat_format = llm.chat_format_of(tokenizer)
     batches = llm.text_batches(
@@ -113,7 +113,9 @@ def train_encoder(directory: Path, scratch: Path, output: Path) -> None:
     say("computing log-mel features")
     clips = _read_clips(directory, scratch / "features.pt", canary.preprocessor, config)
     train = [clip for split, clip, _ in clips if split == "train"]
-    units = encoding.CtcUnits(AutoTokenizer.from_pretrained(directory / "tokenizer"), [clip.text for clip in train])
+    units = encoding.CtcUnits(
+        AutoTokenizer.from_pretrained(directory / "tokenizer", trust_remote_code=False), [clip.text for clip in train]
+    )
     model = encoding.CtcRecogniser(canary.encoder, units.blank, bf16_is_fast("cpu")).train()
     augment = SpectrogramAugmentation(
         freq_masks=config.encoder.freq_masks,

@@ -15,11 +15,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vtblender_nemo.common.batch import Batch
-from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.models.vtblender import VTBlenderModel
 from vtblender_nemo.training.fit import resolve_precision
@@ -36,6 +37,9 @@ def warm_start(model: VTBlenderModel, data: BlendDataModule, cfg: DictConfig, pa
         data: conversations with one audio each, answered by its transcript.
         cfg: `warm_start`: `steps`, `optim` (as `model.optim`), `precision`.
         path: a safetensors file that keeps the result.
+
+    Raises:
+        ModelFileError: such a file that is damaged, or of another adapter.
     """
     if not path.exists():
         modes = {module: module.training for module in model.modules()}
@@ -60,7 +64,26 @@ def warm_start(model: VTBlenderModel, data: BlendDataModule, cfg: DictConfig, pa
         unfinished = path.with_suffix(".unfinished")
         save_file({name: weight.contiguous() for name, weight in _adapter_state(model).items()}, unfinished)
         unfinished.replace(path)
-    model.perception.load_state_dict(load_file(path), strict=False)
+    _take_over(model, path)
+
+
+def _take_over(model: VTBlenderModel, path: Path) -> None:
+    """
+    Raises:
+        ModelFileError: the file is damaged, or of another adapter.
+    """
+    expected = "what a warm start of the same model has kept; without the file it is made again"
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"the head start cannot be read ({error})", path=path, expected=expected) from error
+    shapes = {name: tuple(weight.shape) for name, weight in _adapter_state(model).items()}
+    other = sorted(
+        name for name in {*found, *shapes} if name not in found or tuple(found[name].shape) != shapes.get(name)
+    )
+    if other:
+        raise ModelFileError("the head start is of another adapter", path=path, value=other[:5], expected=expected)
+    model.perception.load_state_dict(found, strict=False)
 
 
 class _TiedCTC(pl.LightningModule):

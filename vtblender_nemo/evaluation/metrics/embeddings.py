@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -50,8 +51,9 @@ def _model(embedder: str) -> SentenceTransformer:
             value="sentence-transformers",
             knob='pip install "vtblender_nemo[embedding]"',
         ) from error
+    _check_modules(Path(embedder) / "modules.json")
     try:
-        return SentenceTransformer(embedder)
+        return SentenceTransformer(embedder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the embedder cannot be loaded ({str(error).splitlines()[0]})",
@@ -59,3 +61,22 @@ def _model(embedder: str) -> SentenceTransformer:
             expected="a folder in the format of sentence-transformers, or a name of the Hugging Face hub",
             knob="options.embedder",
         ) from error
+
+
+def _check_modules(path: Path) -> None:
+    """The library imports, and makes, whatever classes a folder's list of modules names."""
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        foreign = [one["type"] for one in modules if not str(one["type"]).startswith("sentence_transformers.")]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"the embedder cannot be loaded ({error})", path=path, expected="a list of modules", knob="options.embedder"
+        ) from error
+    if foreign:
+        raise ConfigError(
+            "the embedder names classes of others",
+            path=path,
+            value=foreign,
+            expected="modules of sentence_transformers",
+            knob="options.embedder",
+        )

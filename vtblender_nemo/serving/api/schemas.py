@@ -105,7 +105,7 @@ class ChatRequest(BaseModel):
         for name, allowed in _WITHOUT_EFFECT.items():
             value = (self.model_extra or {}).get(name)
             if value not in allowed:
-                raise DataError(f"{name} is not supported", value=value, expected=f"{allowed[0]!r}, or none")
+                raise DataError(f"{name} is not supported", value=value, expected=f"{allowed[0]!r}, or none", knob=name)
 
     def sampling(self, config: ServerConfig) -> Sampling:
         """How the answer is generated: greedily unless a temperature is given."""
@@ -127,7 +127,9 @@ class ChatRequest(BaseModel):
             AudioError: audio that cannot be decoded, or is outside the limits.
         """
         if len(self.messages) > config.max_turns:
-            raise DataError("too many messages", value=len(self.messages), expected=f"at most {config.max_turns}")
+            raise DataError(
+                "too many messages", value=len(self.messages), expected=f"at most {config.max_turns}", knob="messages"
+            )
         decode = _Decoder(config.audio, sampling_rate)
         turns = [
             Turn(_ROLES[message.role], tuple(_parts(message, decode)))  # type: ignore[arg-type]

@@ -147,8 +147,10 @@ class _ListTable(_Table):
         self._path, self.name = path, str(path)
         try:
             self._rows = json.loads(_first_bytes(path, -1))
-        except ValueError as error:
-            raise ConfigError(f"file is no JSON list ({error})", path=path, knob="--input") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"file is no JSON list ({error})", path=path, expected="[{...}, ...]", knob="--input"
+            ) from error
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -195,7 +197,9 @@ class _ParquetTable(_Table):
         try:
             return ParquetFile(self._path)
         except (pyarrow.ArrowException, OSError) as error:
-            raise ConfigError(f"file is no parquet ({error})", path=self._path, knob="--input") from error
+            raise ConfigError(
+                f"file is no parquet ({error})", path=self._path, expected="a whole parquet file", knob="--input"
+            ) from error
 
 
 class _DatasetTable(_Table):

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.data.rows import WRONG_SHAPE
 from vtblender_nemo.synthesis.work import InputRow
 
 _CHUNK_BYTES = 1 << 20
@@ -79,9 +81,9 @@ class InputRows(ABC):
             id, data = self._read(index)
         except DataError as error:
             raise _at(error, self.position(index)) from error
-        except (TypeError, ValueError, KeyError, AttributeError) as error:  # a field of another type than it should be
+        except WRONG_SHAPE as error:  # a field of another type than it should be
             _, path, line = self.position(index)
-            problem = f"row has the wrong shape ({type(error).__name__}: {error})"
+            problem = f"row has the wrong shape ({type(error).__name__}: {first_line(error)})"
             raise DataError(problem, path=path, line=line) from error
         own = id is not None and id != "" and not isinstance(id, bool) and isinstance(id, str | int)
         name = str(id) if own else self.made_up_id(index)
@@ -144,7 +146,7 @@ def digest_of(parts: Iterable[str | Path]) -> str:
 
 def _chunks(part: str | Path) -> Iterator[bytes]:
     if isinstance(part, str):
-        yield part.encode()
+        yield part.encode("utf-8", "surrogatepass")
         return
     with part.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vtblender_nemo.common.audio import LONGEST_SECS
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.data.config import read_input_cfg
 from vtblender_nemo.data.rows import JsonlRows, Member, Row, TarFile, recording_name
@@ -196,8 +197,8 @@ class SpeechRows(InputRows):
 
 def _check_secs(name: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and 0 <= value < float("inf")):
-        raise DataError(f"{name} is no length of time", value=value, expected="seconds")
+    if value is not None and not (number and 0 <= value <= LONGEST_SECS):
+        raise DataError(f"{name} is no length of time", value=value, expected=f"0 to {LONGEST_SECS:.0f} s", knob=name)
 
 
 class _Moved:
@@ -362,9 +363,10 @@ class SharRows(SpeechRows):
 
 def _cut(row: Row) -> Cut:
     from lhotse.cut.data import DataCut
-    from lhotse.serialization import deserialize_item
 
-    cut = deserialize_item(row.data)
+    from vtblender_nemo.data.safe_cuts import SHAR, deserialized
+
+    cut = deserialized(row.data, SHAR)
     if not isinstance(cut, DataCut) or not cut.has_recording:
         raise DataError("row is no cut over one recording", value=row.data, expected="a Lhotse MonoCut or MultiCut")
     return cut

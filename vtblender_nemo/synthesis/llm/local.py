@@ -66,7 +66,7 @@ class LocalLLM(LLM):
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model)
+            tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise _unreadable(self.model, error) from error
         return LocalClient(self._load(), ChatFormat(tokenizer, _NO_AUDIO), self.decoding, self.batch_size)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.common.trusted_classes import RECOGNISER
 from vtblender_nemo.synthesis.devices import open_device
 from vtblender_nemo.synthesis.tts.base import SAMPLE_RATE
 
@@ -114,9 +115,11 @@ def open_gate(config: GateConfig, language: str) -> AsrGate | None:
         return None
     from nemo.collections.asr.models import ASRModel
 
+    from vtblender_nemo.common.nemo_restore import restore_nemo
+
     device = open_device(config.device, "the recogniser", "gate.device")
     try:
-        model = ASRModel.restore_from(config.model, map_location=device).eval()
+        model = restore_nemo(ASRModel, config.model, RECOGNISER, map_location=device).eval()
     except Exception as error:  # NeMo and tarfile raise errors of many kinds
         raise ModelFileError(
             f"the recogniser cannot be restored ({type(error).__name__}: {first_line(error)})",

@@ -56,7 +56,7 @@ def open_counter(tokenizer: str | None) -> CountTokens:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
+        loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             "the tokenizer cannot be loaded",

@@ -90,7 +90,7 @@ def load_prompts(path: Path) -> QaPrompts:
     try:
         content = path.read_text(encoding="utf-8")
         values = yaml.safe_load(content)
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"prompts cannot be read ({error})", path=path, knob=knob) from error
     if not isinstance(values, Mapping) or set(values) != _KEYS:
         found = sorted(map(str, values)) if isinstance(values, Mapping) else values

@@ -96,7 +96,7 @@ def _read_engine(entry: Any, place: str) -> BlendedEngine:
     values = dict(mapping(entry, place))
     kind, weight = values.pop("type", None), values.pop("weight", 1.0)
     name = values.pop("name", kind)
-    if kind not in ENGINES:
+    if not isinstance(kind, str) or kind not in ENGINES:
         raise ConfigError(
             "unknown speech engine", value=kind, expected=f"one of {', '.join(ENGINES)}", knob=f"{place}.type"
         )

@@ -16,6 +16,7 @@ import torch
 
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
+from vtblender_nemo.common.trusted_classes import VOICE
 from vtblender_nemo.synthesis.devices import open_device
 from vtblender_nemo.synthesis.tts.base import (
     EngineConfig,
@@ -83,9 +84,11 @@ def _load(config: FastPitchConfig) -> tuple[Any, Any]:
 
 
 def _restore(kind: Any, source: str, device: torch.device, knob: str) -> Any:
+    from vtblender_nemo.common.nemo_restore import pretrained_nemo, restore_nemo
+
     if Path(source).is_file():
         try:
-            model = kind.restore_from(source, map_location=device).eval()
+            model = restore_nemo(kind, source, VOICE, map_location=device).eval()
         except Exception as error:  # NeMo and tarfile raise errors of many kinds
             raise ModelFileError(
                 f"the model cannot be restored ({type(error).__name__}: {first_line(error)})", path=source, knob=knob
@@ -101,7 +104,7 @@ def _restore(kind: Any, source: str, device: torch.device, knob: str) -> Any:
             f"no such {kind.__name__}", value=source, expected=f"a .nemo file or one of {', '.join(known)}", knob=knob
         )
     try:
-        return kind.from_pretrained(source, map_location=device).eval()
+        return pretrained_nemo(kind, source, VOICE, map_location=device).eval()
     except Exception as error:  # whatever the download raises
         raise ConfigError(
             f"the model cannot be downloaded ({type(error).__name__})", value=source, expected="a .nemo file", knob=knob

@@ -1,8 +1,6 @@
-"""Tokenizer files of an LLM, from where it was pretrained or out of a model file."""
+"""The tokenizer of an LLM, from where it was pretrained."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -24,18 +22,3 @@ def pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             expected="a Hugging Face folder or hub name of a causal LM",
             knob="model.pretrained_llm",
         ) from error
-
-
-def check_artifact(name: str, packed: str) -> None:
-    """A restored configuration names files to copy: they may come only out of the archive, and go only into our folder.
-
-    Raises:
-        ModelFileError: others.
-    """
-    inside = packed.removeprefix("nemo:")
-    if not packed.startswith("nemo:") or Path(inside).name != inside or Path(name).name != name or name in ("", ".."):
-        raise ModelFileError(
-            "unsafe file name in the model's configuration",
-            value={name: packed},
-            expected="plain names of files inside the archive",
-        )
