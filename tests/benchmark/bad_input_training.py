@@ -15,10 +15,10 @@ from tests.benchmark.bad_input_kind import Read, noted
 from tests.fuzz import files
 from tests.fuzz.manifest import GPT, ITEM, ROW
 from vtblender_nemo.common.audio import load_samples
-from vtblender_nemo.data.blend import read_sources
 from vtblender_nemo.data.config import TrainConfig, read_input_cfg
 from vtblender_nemo.data.sources import make_source
 from vtblender_nemo.data.typed import read_config
+from vtblender_nemo.data.weighted import read_sources
 from vtblender_nemo.training.optim import check_schedule
 
 

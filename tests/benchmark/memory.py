@@ -22,7 +22,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, build_llm
+from vtblender_nemo.backbones.llm_loading import build_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 
 CONF = Path(__file__).parents[2] / "conf"
 SPEECH = 609_321_984 + 51_465_216  # Canary-1B's encoder and the adapter, without the projection

@@ -16,10 +16,10 @@ from tests.fuzz.targets import Case, Target
 from vtblender_nemo.common.errors import VTBlenderError
 from vtblender_nemo.common.nemo_archive import CONFIG_FILE, WEIGHTS_FILE, check_archive
 from vtblender_nemo.common.trusted_classes import VTBLENDER
-from vtblender_nemo.data.blend import read_sources
 from vtblender_nemo.data.config import TrainConfig, ValidationConfig
 from vtblender_nemo.data.prompts import load_wordings
 from vtblender_nemo.data.typed import read_config
+from vtblender_nemo.data.weighted import read_sources
 from vtblender_nemo.evaluation.tasks import load_tasks
 from vtblender_nemo.synthesis.imitation.tasks import load_bank
 from vtblender_nemo.synthesis.speech_qa.prompts import load_prompts

@@ -16,10 +16,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from vtblender_nemo.backbones.llm_loading import llm_config, load_llm
 from vtblender_nemo.backbones.megatron_llm import communication, layers
 from vtblender_nemo.backbones.megatron_llm.building import build_parallel_llm, load_parallel_llm
 from vtblender_nemo.backbones.megatron_llm.llm import MegatronLLM
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common import shards
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.modules.losses import target_kl, target_nll

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tests.helpers.exports import FOREIGN_TEMPLATE, QWEN_TEMPLATE, QWEN_TOKENS
 from tests.helpers.models import llm_folder
 from tests.helpers.tokenizer import make_tokenizer
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
+from vtblender_nemo.backbones.llm_loading import llm_config, load_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.chat import ChatFormat
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.evaluation.scores import Measure, ScoreSheet, write_scores

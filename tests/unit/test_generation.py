@@ -14,7 +14,8 @@ from transformers import GenerationConfig
 from tests.helpers.models import FAMILIES, llm_folder
 from vtblender_nemo.backbones.decoding import Chooser, decode, prefill
 from vtblender_nemo.backbones.kv_cache import GrowingCache, GrowingLayer
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
+from vtblender_nemo.backbones.llm_loading import llm_config, load_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.errors import ConfigError
 
 LORA = {"r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]}

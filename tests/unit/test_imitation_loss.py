@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.helpers.imitation import TRANSCRIPT, batch_of, imitated, with_twin
 from tests.helpers.models import assistant, audio_part, model_config, user
 from vtblender_nemo import VTBlenderModel
-from vtblender_nemo.backbones.transformers_llm import llm_config, load_llm
+from vtblender_nemo.backbones.llm_loading import llm_config, load_llm
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.conversation import Conversation, from_messages
 from vtblender_nemo.models import target_loss

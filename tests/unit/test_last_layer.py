@@ -9,7 +9,8 @@ import torch
 
 from tests.helpers.models import llm_folder
 from vtblender_nemo.backbones.last_layer import LastLayer
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
+from vtblender_nemo.backbones.llm_loading import llm_config, load_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 
 LENS = [5, 9, 1, 4]
 WANTED = torch.tensor([0, 3, 4, 13, 18])

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.models import FAMILIES, llm_folder, model_config
 from vtblender_nemo.backbones import packed_attention
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, llm_config, load_llm
+from vtblender_nemo.backbones.llm_loading import llm_config, load_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 
 LORA = {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "down_proj"]}

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import GemmaConfig
 
 from tests.helpers.paper import CANARY_1B, GEMMA_2B
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, build_llm
+from vtblender_nemo.backbones.llm_loading import build_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.modules.perception import Perception, perception_config
 
 CONF = Path(__file__).parents[2] / "conf"

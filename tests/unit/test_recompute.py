@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers.models import assistant, audio_part, llm_folder, model_config, user
 from vtblender_nemo import VTBlenderModel
-from vtblender_nemo.backbones.transformers_llm import llm_config, load_llm
+from vtblender_nemo.backbones.llm_loading import llm_config, load_llm
 from vtblender_nemo.common.conversation import from_messages
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.models.generation import collate

@@ -20,7 +20,7 @@ from tests.helpers.hostile import CONFIG, Touch, changed_config, repacked
 from tests.helpers.models import llm_folder, model_config
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.alignment.aligner import open_aligner
-from vtblender_nemo.backbones.transformers_llm import llm_config, load_llm
+from vtblender_nemo.backbones.llm_loading import llm_config, load_llm
 from vtblender_nemo.common.errors import ModelFileError
 from vtblender_nemo.common.nemo_restore import restore_nemo
 from vtblender_nemo.common.trusted_classes import VOICE

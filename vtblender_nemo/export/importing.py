@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from vtblender_nemo.backbones.transformers_llm import llm_config
+from vtblender_nemo.backbones.llm_loading import llm_config
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.common.nemo_archive import CONFIG_FILE, WEIGHTS_FILE
 from vtblender_nemo.common.trusted_classes import VTBLENDER, check_parts

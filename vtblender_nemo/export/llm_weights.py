@@ -10,7 +10,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig
 
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, config_from_dict, torch_dtype
+from vtblender_nemo.backbones.llm_loading import config_from_dict, torch_dtype
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, torch_dtype
+from vtblender_nemo.backbones.llm_loading import torch_dtype
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.errors import ConfigError, MissingDependencyError, ModelFileError
 from vtblender_nemo.export.hf_folders import chat_usage
 from vtblender_nemo.export.llm_weights import generation_config, merged_llm, own_tokenizer

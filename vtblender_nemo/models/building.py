@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import PretrainedConfig
 
-from vtblender_nemo.backbones.transformers_llm import TransformersLLM, build_llm, config_from_dict, llm_config, load_llm
+from vtblender_nemo.backbones.llm_loading import build_llm, config_from_dict, llm_config, load_llm
+from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.common.parallel import check_tensor_parallel
 from vtblender_nemo.modules.perception import Perception, copy_encoder, load_speech_model, perception_config

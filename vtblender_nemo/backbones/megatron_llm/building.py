@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from vtblender_nemo.backbones.llm_loading import torch_dtype
 from vtblender_nemo.backbones.megatron_llm.groups import join
 from vtblender_nemo.backbones.megatron_llm.layers import (
     ParallelEmbedding,
@@ -18,7 +19,6 @@ from vtblender_nemo.backbones.megatron_llm.layers import (
     parallel_config,
     row,
 )
-from vtblender_nemo.backbones.transformers_llm import torch_dtype
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.common.llm_fingerprint import weight_files
 from vtblender_nemo.common.parallel import tensor_rank
