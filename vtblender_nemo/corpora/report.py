@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from vtblender_nemo.common.errors import ConfigError, DataError
+from vtblender_nemo.common.errors import DataError
 from vtblender_nemo.common.files import write_json, write_text
+from vtblender_nemo.common.shipped import shipped
 from vtblender_nemo.corpora.registry import Corpus, Task
 from vtblender_nemo.corpora.shards import FILES, MAX_SECS, Format, Shard
 from vtblender_nemo.synthesis.engine.writer import json_line
@@ -231,13 +232,7 @@ def _foreign(code: str | None) -> bool:
 
 def _copy_prompts(name: str, output_dir: Path) -> str:
     """Puts a file of this package's wordings beside the shards; gives its path from the output folder."""
-    package = Path(__file__).parents[1]
-    folders = [package / "conf" / "prompts", package.parent / "conf" / "prompts"]  # installed, and in a checkout
-    path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
-    if path is None:
-        raise ConfigError(
-            "file of wordings is missing", path=folders[0] / f"{name}.yaml", expected="a whole installation"
-        )
+    path = shipped(f"prompts/{name}.yaml")
     target = output_dir / "prompts" / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, target)

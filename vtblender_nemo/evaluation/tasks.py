@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vtblender_nemo.common.audio import first_line
 from vtblender_nemo.common.errors import ConfigError, DataError
 from vtblender_nemo.common.files import is_file
+from vtblender_nemo.common.shipped import shipped_by_name
 from vtblender_nemo.common.wordings import TRANSCRIPTION_PROMPT
 from vtblender_nemo.data.typed import mapping, read_config, read_yaml
 from vtblender_nemo.evaluation.groups import KEYS, group_positions
@@ -141,9 +142,7 @@ def find_task_file(file: str | Path) -> Path:
     path = Path(file)
     if is_file(path):
         return path
-    package = Path(__file__).parents[1]
-    folders = [root / "conf" / "evaluation" for root in (package, package.parent)]  # installed, and in a checkout
-    known = {found.stem: found for folder in folders for found in sorted(folder.glob("*.yaml"))}
+    known = shipped_by_name("evaluation")
     if str(file) in known:
         return known[str(file)]
     raise ConfigError("task file is missing", value=str(file), expected=f"a path, or one of {', '.join(known)}")

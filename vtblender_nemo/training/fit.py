@@ -121,6 +121,7 @@ def fit(
     exp_manager(trainer, _exp_manager_config(cfg, scored=validated))
     _add_logger(trainer, HistoryLogger(directory / HISTORY_FILE))
     folder = directory / LOG_DIR / RESUME_DIR
+    _refuse_older(directory, folder)
     keeper = CheckpointKeeper(kept, folder.absolute(), files)
     trainer.callbacks.append(keeper)
     trainer.fit_loop.epoch_loop = ResumingLoop(trainer, keeper)
@@ -232,6 +233,18 @@ def _exp_manager_config(cfg: DictConfig, *, scored: bool) -> DictConfig:
         settings.seconds_to_sleep = 0
         settings.create_checkpoint_callback = scored and settings.get("create_checkpoint_callback", True)
     return settings
+
+
+def _refuse_older(directory: Path, folder: Path) -> None:
+    """Version 0.1 kept one checkpoint to go on from, in the host's folder: without a word, its run would begin anew."""
+    older = sorted((directory / LOG_DIR / "checkpoints").glob("*-last.ckpt"))
+    if older and not checkpoints_in(folder):
+        raise ConfigError(
+            "the run was begun by version 0.1, whose checkpoints this one does not go on from",
+            path=older[-1],
+            expected="that version, or a new folder",
+            knob="output_dir",
+        )
 
 
 def _add_logger(trainer: pl.Trainer, logger: Logger) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtblender_nemo.common.errors import DataError
+from vtblender_nemo.common.shipped import shipped
 from vtblender_nemo.evaluation.page.charts import Chart, Mark, Row, axis_of
 from vtblender_nemo.evaluation.page.names import is_of_100, measure_title
 from vtblender_nemo.evaluation.page.runs import Run
@@ -64,10 +65,8 @@ class Published:
 
 
 def default_file() -> Path:
-    """The figures that come with the package: installed, or in a checkout."""
-    package = Path(__file__).parents[2]
-    places = [root / "conf" / "evaluation" / "published.csv" for root in (package, package.parent)]
-    return next((place for place in places if place.is_file()), places[0])
+    """The figures that come with the package."""
+    return shipped("evaluation/published.csv")
 
 
 def read_figures(path: Path) -> list[Figure]:
