@@ -236,11 +236,11 @@ def _exp_manager_config(cfg: DictConfig, *, scored: bool) -> DictConfig:
 
 
 def _refuse_older(directory: Path, folder: Path) -> None:
-    """Version 0.1 kept one checkpoint to go on from, in the host's folder: without a word, its run would begin anew."""
+    """Older versions kept one checkpoint to go on from, in the host's folder: without a word, their runs would begin anew."""
     older = sorted((directory / LOG_DIR / "checkpoints").glob("*-last.ckpt"))
     if older and not checkpoints_in(folder):
         raise ConfigError(
-            "the run was begun by version 0.1, whose checkpoints this one does not go on from",
+            "the run was begun by an older version, whose checkpoints this one does not go on from",
             path=older[-1],
             expected="that version, or a new folder",
             knob="output_dir",
