@@ -53,7 +53,7 @@ def test_two_nodes_make_one_world_one_model_and_one_report(tmp_path: Path) -> No
     report = json.loads((folder / "report.json").read_text())
     assert report["contrast"].keys() == {"speech_only_lora", "speech_only_unfrozen"}
     last = max((folder / "training" / "resume").glob("*.ckpt"))
-    checkpoint = torch.load(last, map_location="cpu", weights_only=False)
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
     states = checkpoint["callbacks"]["RandomStates"]["ranks"], checkpoint["BlendDataModule"]["ranks"]
     assert [len(ranks) for ranks in states] == [2, 2]
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
