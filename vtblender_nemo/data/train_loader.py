@@ -24,6 +24,8 @@ from vtblender_nemo.data.skips import Skip, SkipLog, reason_of
 ENDLESS = 10**9
 # A source is given up after so many rows in a row that cannot be decoded.
 MAX_UNDECODED = 200
+# Workers are looked after so often.
+POLL_SECS = 5.0
 # The share of a source's rows that cannot be used is judged from so many rows on.
 MIN_JUDGED = 100
 
@@ -119,7 +121,7 @@ class TrainLoader:
             num_workers=self._num_workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
-            timeout=self._worker_timeout_secs if self._num_workers else 0,
+            timeout=self._poll_secs,
             generator=torch.Generator(),  # or it would draw from the generator that dropout draws from
         )
         for batch, errors in self._from_workers(loader, in_flight):
@@ -129,21 +131,38 @@ class TrainLoader:
 
     def _from_workers(self, loader: DataLoader[Decoded], in_flight: deque[_InFlight]) -> Iterator[Decoded]:
         """What the loader gives; of workers that are stuck or gone it is told what they were at."""
-        try:
-            yield from loader
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader "):  # those of PyTorch's own loader alone
-                raise
-            row = in_flight[0].rows[0]
-            at = self._planner.skip(row, "", "")
-            raise DataError(
-                f"the processes that decode are stuck, or one has ended ({error}); the next micro-batch begins with a row of "
-                f"{row.conversation.source}",
-                path=at.path,
-                line=at.line,
-                expected=f"a micro-batch within {self._worker_timeout_secs:g} s",
-                knob="data.train_ds.worker_timeout_secs, data.train_ds.num_workers",
-            ) from error
+        batches, waited = iter(loader), 0.0
+        while True:
+            try:
+                decoded = next(batches)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader "):  # those of PyTorch's own loader alone
+                    raise
+                waited += self._poll_secs
+                is_late = 0 < self._worker_timeout_secs <= waited
+                if "timed out" in str(error) and not is_late:
+                    continue
+                raise self._stuck(in_flight[0].rows[0], error) from error
+            waited = 0.0
+            yield decoded
+
+    @property
+    def _poll_secs(self) -> float:
+        """How often workers are looked after; a signal tells of one that ends, unless somebody else handles it."""
+        if not self._num_workers:
+            return 0.0
+        return min(POLL_SECS, self._worker_timeout_secs or POLL_SECS)
+
+    def _stuck(self, row: Example, error: RuntimeError) -> DataError:
+        at = self._planner.skip(row, "", "")
+        return DataError(
+            f"the processes that decode are stuck, or one has ended ({error}); the next micro-batch begins with a row of "
+            f"{row.conversation.source}",
+            path=at.path,
+            line=at.line,
+            expected=f"a micro-batch within {self._worker_timeout_secs:g} s",
+            knob="data.train_ds.worker_timeout_secs, data.train_ds.num_workers",
+        )
 
     def state_dict_after_last_batch(self) -> dict[str, Any]:
         """Where the last batch handed out left off.
