@@ -13,6 +13,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["MPLBACKEND"] = "Agg"
 
+import contextlib
 import logging
 import random
 
@@ -21,6 +22,8 @@ import pytest
 import torch
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+with contextlib.suppress(ImportError):
+    import nltk  # noqa: F401  (prints to what is standard error when it is loaded: in a test, that is closed behind it)
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_bad_rows_name_their_file_and_line(tmp_path, name):
         ({"audio_filepath": "a.wav", "duration": 1.0}, "empty text.*text_field"),
         ({"duration": 1.0, "text": "x"}, "row without audio_filepath"),
         ({"audio_filepath": "a.wav", "duration": float("nan"), "text": "x"}, "is no span"),
-        ({"audio_filepath": "a.wav", "duration": "long", "text": "x"}, "wrong shape"),
+        ({"audio_filepath": "a.wav", "duration": "long", "text": "x"}, "no length of time; found 'long'"),
         ({"audio_filepath": "a.wav", "duration": 1.0, "text": "x", "_skipme": True}, "marked to be skipped"),
     ],
 )

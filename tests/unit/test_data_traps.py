@@ -60,7 +60,7 @@ def test_workers_and_ranks_read_different_rows(tmp_path, monkeypatch, workers):
 
 def test_a_short_source_goes_on_when_its_rows_are_used_up(tmp_path):
     entries = blend(tmp_path, [*speech_rows(tmp_path, [0.3] * 3), "no json"], chat_rows(400))
-    data = module({"input_cfg": entries, "batch_size": 10, "num_buckets": 1})
+    data = module({"input_cfg": entries, "batch_size": 10, "num_buckets": 1, "max_bad_share": None})
     for _ in itertools.islice(data.train_dataloader(), 60):
         pass
     assert data.shares()["nemo"]["rows_seen"] > 200

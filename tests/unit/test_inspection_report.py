@@ -128,7 +128,7 @@ def test_mistakes_end_with_2_and_no_traceback(tmp_path):
     result = run("--input", tmp_path / "nowhere.yaml")
     assert result.exit_code == 2
     assert "error: " in result.stderr
-    assert "nowhere.yaml: file is missing (change it with: --input)" in result.stderr
+    assert "nowhere.yaml: file is missing; expected a path that is there (change it with: --input)" in result.stderr
     (tmp_path / "b.yaml").write_text("[{type: text_chat, manifest_filepath: nowhere.jsonl}]")
     result = run("--input", tmp_path / "b.yaml")
     assert result.exit_code == 2

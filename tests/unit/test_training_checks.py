@@ -260,7 +260,12 @@ def test_what_tensor_parallelism_does_not_go_with_is_told(
     pytest.importorskip("megatron.core")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    own = [f"data.train_ds.input_cfg={blend}", "model.tensor_parallel=2", "trainer.accelerator=cpu"]
+    own = [
+        f"data.train_ds.input_cfg={blend}",
+        "model.tensor_parallel=2",
+        "trainer.accelerator=cpu",
+        "trainer.devices=4",
+    ]
     check_config(config("vtb_blend", *own))
     assert told in problem("vtb_blend", *own, *overrides)
 

@@ -135,6 +135,8 @@ class TrainLoader:
         while True:
             try:
                 decoded = next(batches)
+            except StopIteration:
+                return
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader "):  # those of PyTorch's own loader alone
                     raise
