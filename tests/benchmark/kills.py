@@ -65,7 +65,7 @@ def synthesis_is_the_same(folder: Path, kills: int) -> dict[str, Any]:
     started = time.monotonic()
     kill_at_random(partial(make, folder / "calm"), 0, (0, 0))
     calm_secs = time.monotonic() - started
-    done = kill_at_random(partial(make, folder / "killed"), kills, (0.05, calm_secs / 8), seed=2)
+    done = kill_at_random(partial(make, folder / "killed"), kills, (0.05, calm_secs / 12), seed=2)
     return {
         "kills": done,
         "same_files": tree(folder / "calm") == tree(folder / "killed"),
