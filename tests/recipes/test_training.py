@@ -162,9 +162,8 @@ def test_a_kept_warm_start_is_as_good_as_a_new_one(make_config: Any, tmp_path: P
         path = train_to_file(cfg, Clock(tmp_path / "seconds.json"))
         weights.append(VTBlenderModel.restore_from(path).state_dict())
         path.unlink()
-        shutil.rmtree(
-            tmp_path / "run" / "training" / "resume"
-        )  # not its parent, where the host logs errors of later tests
+        # not its parent, where the host logs errors of later tests
+        shutil.rmtree(tmp_path / "run" / "training" / "resume")
     assert (tmp_path / "run" / "warm_start.safetensors").exists()
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name
