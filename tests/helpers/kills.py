@@ -7,6 +7,24 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process."""
+
+
+class KillAt(pl.Callback):
+    """Ends a training in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
 
 
 def run_and_kill(job: Callable[[], None], after_secs: float) -> int:

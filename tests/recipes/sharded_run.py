@@ -15,25 +15,11 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from tests.helpers.kills import KillAt, Killed
 from tests.helpers.ranks import run_ranks
 from tests.helpers.small_run import small_config
 from vtblender_nemo.models.vtblender import VTBlenderModel
 from vtblender_nemo.training.fit import build_data, build_model, fit, load_best
-
-
-class Killed(Exception):
-    """Stands for whatever ends a process."""
-
-
-class KillAt(pl.Callback):
-    """Ends a training in the middle of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Killed
 
 
 def train(cfg: Any, *callbacks: pl.Callback, best: bool = False) -> VTBlenderModel:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 
+from tests.helpers.kills import KillAt, Killed
 from tests.helpers.models import audio_part, model_config, user
 from tests.recipes.ddp_step import Share
 from tests.recipes.tensor_parallel_llm import compare, everywhere, gradients, llms, of_pair
@@ -85,21 +86,6 @@ class KeepGradients(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         self.kept = gradients(pl_module)
-
-
-class Killed(Exception):
-    """Stands for whatever ends a process."""
-
-
-class KillAt(pl.Callback):
-    """Ends a training in the middle of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Killed
 
 
 def trained(folder: Path) -> Found:

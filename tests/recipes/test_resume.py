@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch.utils._pytree import tree_map
 
-from tests.helpers.kills import kill_at_random
+from tests.helpers.kills import Killed, kill_at_random
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.common.stopping import Stopped
@@ -44,10 +44,6 @@ class At(pl.Callback):
         if self._left == 0:
             self._act()
         self._left -= 1
-
-
-class Killed(Exception):
-    """Stands for whatever ends a process."""
 
 
 def kill() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from tests.helpers.kills import KillAt, Killed
 from tests.helpers.models import audio_part, user
 from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
@@ -125,21 +126,6 @@ def test_full_fine_tuning_trains_the_llm(make_config: Any, tmp_path: Path) -> No
     restored = VTBlenderModel.restore_from(tmp_path / "x.nemo")
     chat = [[user("hear", audio_part(0.7))]]
     assert restored.generate(chat, 6) == model.generate(chat, 6)
-
-
-class Killed(Exception):
-    """Stands for whatever ends a process."""
-
-
-class KillAt(pl.Callback):
-    """Ends a training in the middle of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Killed
 
 
 class Gradients(pl.Callback):

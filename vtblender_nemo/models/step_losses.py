@@ -44,9 +44,11 @@ class StepLosses:
         self._parts: list[_Part] = []
         self._sum: Tensor | float = 0.0
         self._targets = 0
+        self._totals: StepTotals | None = None
 
     def add(self, batch: Batch, loss: TargetLoss) -> None:
         """Adds a micro-batch."""
+        self._totals = None
         values = loss.values.detach()
         self._sum = self._sum + values.sum()
         self._targets += loss.targets
@@ -60,18 +62,21 @@ class StepLosses:
                     self._parts.append(_Part([name], part.detach().sum()[None], values.new_tensor([part.numel()])))
 
     def totals(self, device: torch.device) -> StepTotals:
-        """The sums of all ranks, which call this together; those that hold one model count once.
+        """The sums of all ranks, which call this together; those that hold one model count once. Asked again, no rank is asked.
 
         Args:
             device: of the collective operation.
         """
+        if self._totals is not None:
+            return self._totals
         together = torch.stack(
             [torch.as_tensor(v, dtype=torch.float64, device=device) for v in (self._sum, self._targets)]
         )
         if data_rank()[1] > 1:
             torch.distributed.all_reduce(together, group=layout().data_group)
         loss, targets = together.tolist()
-        return StepTotals(loss, int(targets))
+        self._totals = StepTotals(loss, int(targets))
+        return self._totals
 
     def means(self) -> dict[str, float]:
         """The mean over the targets of every source on this rank, and of every kind of loss where there are twins."""
