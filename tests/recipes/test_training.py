@@ -155,6 +155,35 @@ def test_a_kept_warm_start_is_as_good_as_a_new_one(make_config: Any, tmp_path: P
         assert torch.equal(weight, weights[1][name]), name
 
 
+def test_runs_share_the_warm_start_that_they_would_all_make(
+    make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run takes from another is what it would have made itself."""
+    kept = tmp_path / "kept"
+    text, recognition, *_ = make_config().data.train_ds.input_cfg
+
+    def warm(keep_in: Path | None, **changed: Any) -> Path:
+        cfg = make_config(**{"trainer": {"max_steps": 2}, "output_dir": str(tmp_path / "run"), **changed})
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        cfg.warm_start = {**cfg.warm_start, "steps": 2, "input_cfg": [recognition]}
+        cfg.warm_start.optim.sched.warmup_steps = 1
+        cfg.warm_start.keep_in = None if keep_in is None else str(keep_in)
+        return train_to_file(cfg, Clock(tmp_path / "seconds.json"))
+
+    warm(kept)
+    (made,) = kept.iterdir()
+    text_alone = {"train_ds": {"input_cfg": [text]}}
+    alone = VTBlenderModel.restore_from(warm(None, data=text_alone)).state_dict()
+    monkeypatch.setattr("vtblender_nemo.training.warm_start._TiedCTC", None)  # none is trained from here on
+    shared = VTBlenderModel.restore_from(warm(kept, data=text_alone)).state_dict()
+    assert list(kept.iterdir()) == [made]
+    for name, weight in alone.items():
+        assert torch.equal(weight, shared[name]), name
+    for section in ({"seed": 2}, {"model": {"perception": {"max_padding": 0.2}}}, {"data": {"train_ds": {"seed": 7}}}):
+        with pytest.raises(TypeError, match="not callable"):
+            warm(kept, **section)
+
+
 def test_without_validation_the_last_step_is_kept_and_best_is_refused(make_config: Any) -> None:
     cfg = make_config(data={"validation_ds": None})
     cfg.data.validation_ds = None

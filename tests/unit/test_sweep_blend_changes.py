@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vtblender_nemo.common.errors import ConfigError
-from vtblender_nemo.experiments.blend_changes import leave_out, limit_speech, with_shares
+from vtblender_nemo.experiments.blend_changes import draw_speech, hear_only, leave_out, with_shares
 
 BLEND: list[dict[str, Any]] = [
     {"type": "text_chat", "name": "text", "weight": 3.5},
@@ -23,6 +23,10 @@ BLEND: list[dict[str, Any]] = [
     {"type": "speech_qa", "name": "sqa", "weight": 4},
     {"type": "multimodal_conversation", "name": "mixed", "weight": 10},
 ]
+
+
+def limit_speech(entries: list[dict[str, Any]], minutes: float, folder: Path) -> list[dict[str, Any]]:
+    return hear_only(entries, draw_speech(entries, minutes), folder)
 
 
 def names(entries: list[dict[str, Any]]) -> list[str]:

@@ -36,7 +36,7 @@ def types(cfg: DictConfig) -> set[str]:
 def test_joint_is_the_main_configuration() -> None:
     with initialize_config_dir(str(CONF), version_base=None):
         main = compose("vtb_tiny")
-    found = changed(variant_of("joint"))
+    found = changed(variant_of("joint", "warm_start.keep_in=null"))
     for section in ("model", "data", "trainer", "warm_start", "save_checkpoint"):
         assert OmegaConf.to_container(found)[section] == OmegaConf.to_container(main, resolve=True)[section]
     assert found.tiny is None  # the world is made
@@ -52,6 +52,23 @@ def test_variants_of_forgetting() -> None:
     for cfg in (frozen, tuned):
         assert "lora" not in cfg.model.optim.lr_scale
         assert cfg.model.optim.lr_scale.encoder == 0.7
+
+
+def test_little_speech_is_little_for_the_warm_start_too(tmp_path: Path) -> None:
+    """Rows are of two clips of half a minute; the warm start has both, and hears the one that is drawn."""
+    rows = [{"audio_filepath": f"{clip}.wav", "duration": 30.0, "text": clip} for clip in ("one", "two")]
+    (tmp_path / "asr.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"type": "nemo", "name": "asr", "weight": 1, "manifest_filepath": str(tmp_path / "asr.jsonl")}
+    cfg = variant_of(
+        "", "variant.speech_minutes=0.5", "variant.name=half", f"output_dir={tmp_path / 'run'}", sweep="hours"
+    )
+    cfg.data.train_ds.input_cfg = cfg.warm_start.input_cfg = [source]
+    found = changed(cfg)
+    trained, warmed = found.data.train_ds.input_cfg[0], found.warm_start.input_cfg[0]
+    assert trained.manifest_filepath != warmed.manifest_filepath
+    texts = [Path(entry.manifest_filepath).read_text() for entry in (trained, warmed)]
+    assert texts[0] == texts[1]
+    assert texts[0].count("\n") == 1
 
 
 def test_other_recipes_need_no_such_key() -> None:
@@ -95,6 +112,17 @@ def test_settings_do_not_know_seed_folder_and_world() -> None:
     assert deciding_settings(one)["evaluation.tasks.asr.items"] == ["WORLD/content/tests/asr.jsonl"]
     for change in ("model.lora.r=4", "tiny.llm.layers=2", "evaluation.tasks.asr.metric=bleu", "trainer.max_steps=9"):
         assert deciding_settings(variant_of("joint", change)) != deciding_settings(one)
+
+
+def test_sweeps_have_the_default_in_common() -> None:
+    def but_name(cfg: DictConfig) -> dict[str, Any]:
+        return {key: value for key, value in deciding_settings(cfg).items() if key not in ("variant.name", "variant.x")}
+
+    joint = but_name(variant_of("joint"))
+    rank = "model.lora={r:16,lora_alpha:32}"
+    assert (
+        but_name(variant_of("", rank, sweep="lora_rank")) == but_name(variant_of("medium", sweep="model_size")) == joint
+    )
 
 
 @pytest.fixture

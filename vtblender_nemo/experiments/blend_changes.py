@@ -92,28 +92,36 @@ def with_shares(entries: Sequence[Entry], percent: Mapping[str, float]) -> list[
     return [entry for entry in changed if entry["weight"] > 0]
 
 
-def limit_speech(entries: Sequence[Entry], minutes: float, folder: Path) -> list[Entry]:
-    """The same sources with rows whose recordings are among so many minutes of speech.
-
-    Recordings are drawn by a hash of their names, so that more minutes keep what fewer had, and all sources hear the same
-    ones; a row of several recordings stays if all of them do. Text sources stay as they are.
+def draw_speech(entries: Sequence[Entry], minutes: float) -> set[Recording]:
+    """So many minutes of the recordings that sources have, drawn by a hash of their names: more minutes keep what fewer had.
 
     Args:
         entries: sources of JSONL files; groups are searched too, also those in files of their own.
         minutes: of different recordings, together.
+
+    Raises:
+        ConfigError: a source of another type, recordings without duration, or less speech than that.
+    """
+    secs: dict[Recording, float] = {}
+    for entry in _speech_sources(_written_out(entries)):
+        for row, base, _ in _rows(entry):
+            secs |= _recordings(row, base, entry)
+    return _draw(secs, 60 * minutes)
+
+
+def hear_only(entries: Sequence[Entry], heard: set[Recording], folder: Path) -> list[Entry]:
+    """The same sources without the rows that have other recordings; text sources stay as they are.
+
+    Args:
+        entries: see `draw_speech`.
+        heard: what it has drawn; a row of several recordings stays if all are among them.
         folder: where the shorter files are written.
 
     Raises:
-        ConfigError: a source of another type, recordings without duration, less speech than that, or a source without rows.
+        ConfigError: a source of another type, recordings without duration, or a source without rows.
     """
     entries = _written_out(entries)
-    sources = list(_speech_sources(entries))
-    secs: dict[Recording, float] = {}
-    for entry in sources:
-        for row, base, _ in _rows(entry):
-            secs |= _recordings(row, base, entry)
-    heard = _draw(secs, 60 * minutes)
-    files = {id(entry): _write(entry, heard, folder) for entry in sources}
+    files = {id(entry): _write(entry, heard, folder) for entry in _speech_sources(entries)}
 
     def shortened(level: Sequence[Entry]) -> list[Entry]:
         return [

@@ -54,10 +54,11 @@ def launch_run(cfg: DictConfig) -> None:
     sweep = read_sweep(cfg)
     kept = None if sweep.keep_in is None else Path(sweep.keep_in)
     try:
-        read_variant(cfg)
+        variant = read_variant(cfg)
+        settings = deciding_settings(cfg)
         if kept is not None and not (directory / RUN_FILE).exists():
-            take(directory, kept)
-        _hold_to_settings(deciding_settings(cfg), directory)
+            take(directory, kept, seed=cfg.seed, variant=variant, settings=settings)
+        _hold_to_settings(settings, directory)
         job = OmegaConf.to_yaml(cfg, resolve=True)
     except (VTBlenderError, OmegaConfBaseException) as error:
         _note_failure(directory, f"{type(error).__name__}: {error}")

@@ -183,12 +183,14 @@ class BaseLLM:
 
 def _warm_start(cfg: DictConfig, model: VTBlenderModel) -> None:
     from vtblender_nemo.training.fit import open_data, seed_for_training
-    from vtblender_nemo.training.warm_start import warm_start
+    from vtblender_nemo.training.warm_start import kept_name, warm_start
 
     settings = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     settings.data.train_ds.input_cfg = settings.warm_start.input_cfg
     settings.data.validation_ds = None
     path = Path(cfg.output_dir) / "warm_start.safetensors"
+    if cfg.warm_start.keep_in is not None:
+        path = Path(cfg.warm_start.keep_in) / kept_name(settings, model)
     if not is_first():
         wait_for_first(path.exists, path)
     warm_start(model, open_data(settings, model), settings.warm_start, path)

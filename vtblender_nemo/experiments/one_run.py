@@ -17,7 +17,7 @@ from vtblender_nemo.data.config import read_input_cfg
 from vtblender_nemo.evaluation.jsonl import read_rows
 from vtblender_nemo.evaluation.report import TEXT_TASK, score_name
 from vtblender_nemo.experiments import main_job
-from vtblender_nemo.experiments.blend_changes import PLACE, leave_out, limit_speech, with_shares
+from vtblender_nemo.experiments.blend_changes import PLACE, draw_speech, hear_only, leave_out, with_shares
 from vtblender_nemo.experiments.curves import check_levels, measure_levels
 from vtblender_nemo.experiments.measures import (
     Measured,
@@ -96,7 +96,11 @@ def changed(cfg: DictConfig, variant: VariantConfig) -> DictConfig:
         if variant.leave_out:
             entries = leave_out(entries, variant.leave_out)
         if variant.speech_minutes:
-            entries = limit_speech(entries, variant.speech_minutes, Path(cfg.output_dir) / "speech")
+            heard, folder = draw_speech(entries, variant.speech_minutes), Path(cfg.output_dir) / "speech"
+            entries = hear_only(entries, heard, folder)
+            if result.warm_start.steps:
+                first = read_input_cfg(result.warm_start.input_cfg, "warm_start.input_cfg")
+                result.warm_start.input_cfg = hear_only(first, heard, folder / "warm_start")
         train.input_cfg = entries
     return result
 

@@ -147,6 +147,7 @@ _FREE = (
     "data.validation_ds",
     "data.train_ds.num_workers",
     "warm_start.accelerator",
+    "warm_start.keep_in",
     "evaluation.batch_size",
     "evaluation.batch_tokens",
     "trainer.accelerator",

@@ -24,6 +24,7 @@ _FREE = (
     "data.train_ds.worker_timeout_secs",
     "data.train_ds.max_bad_share",
     "warm_start.accelerator",
+    "warm_start.keep_in",
     "tiny.sets.multi_turn",
     "tiny.sets.novel_",
     "tiny.sets.several_turns",

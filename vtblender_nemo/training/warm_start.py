@@ -9,24 +9,34 @@ Shapes: A audio segments, F frames of all of them, H hidden, V vocabulary.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
+from vtblender_nemo.common.files import file_sha256, is_file, write_bytes
 from vtblender_nemo.data.loader import BlendDataModule
+from vtblender_nemo.data.typed import plain
 from vtblender_nemo.models.vtblender import VTBlenderModel
 from vtblender_nemo.training.fit import resolve_precision
 from vtblender_nemo.training.optim import build_optimizer, build_scheduler
 
 _TRAINED = ("modality_adapter", "projection")
+_WITHOUT_EFFECT = {
+    "model": ("lora", "train_llm", "optim", "imitation", "validation"),
+    "data.train_ds": ("num_workers", "worker_timeout_secs", "max_bad_share"),
+    "warm_start": ("accelerator", "keep_in"),
+}
+"""Keys that may differ between trainings that would make the same head start."""
 
 
 def warm_start(model: VTBlenderModel, data: BlendDataModule, cfg: DictConfig, path: Path) -> None:
@@ -61,10 +71,34 @@ def warm_start(model: VTBlenderModel, data: BlendDataModule, cfg: DictConfig, pa
             parameter.requires_grad_(trained)
         for module, mode in modes.items():
             module.training = mode
-        unfinished = path.with_suffix(".unfinished")
-        save_file({name: weight.contiguous() for name, weight in _adapter_state(model).items()}, unfinished)
-        unfinished.replace(path)
+        write_bytes(save({name: weight.contiguous() for name, weight in _adapter_state(model).items()}), path)
     _take_over(model, path)
+
+
+def kept_name(cfg: DictConfig, model: VTBlenderModel) -> str:
+    """A file's name for the head start of a configuration: the same for all that would make the same one.
+
+    Args:
+        cfg: the whole configuration, with the warm start's sources as `data.train_ds.input_cfg`.
+        model: before its warm start.
+    """
+    settings: dict[str, Any] = {"seed": cfg.seed}
+    for section, keys in _WITHOUT_EFFECT.items():
+        values = plain(OmegaConf.select(cfg, section))
+        settings[section] = {key: _files_by_content(value) for key, value in values.items() if key not in keys}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, weight in sorted({**model.perception.state_dict(), "embeddings": _embeddings(model)}.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return f"{digest.hexdigest()[:32]}.safetensors"
+
+
+def _files_by_content(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _files_by_content(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_files_by_content(entry) for entry in value]
+    return file_sha256(Path(value)) if isinstance(value, str) and is_file(value) else value
 
 
 def _take_over(model: VTBlenderModel, path: Path) -> None:
@@ -100,9 +134,7 @@ class _TiedCTC(pl.LightningModule):
         self._cfg = cfg
         self._parts = {part: named for part, named in model.trainable_parts().items() if part in _TRAINED}
         self._answer_end = len(model.chat_format.answer_end_ids)
-        with torch.no_grad():
-            ids = torch.arange(model.llm.causal_lm.config.get_text_config().vocab_size, device=model.llm.device)
-            embeddings = model.llm.embed(ids).float()
+        embeddings = _embeddings(model).float()
         self._rms = model.llm.embed_rms()
         self.register_buffer("embeddings", embeddings / self._rms, persistent=False)
         self.blank = nn.Parameter(torch.randn(1, embeddings.shape[1]))
@@ -149,6 +181,13 @@ class _TiedCTC(pl.LightningModule):
             )
         rows = [ids[mask][: -self._answer_end] for ids, mask in zip(batch.input_ids, batch.loss_mask, strict=True)]
         return torch.cat(rows), torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
+
+
+@torch.no_grad()
+def _embeddings(model: VTBlenderModel) -> Tensor:
+    """Of all the LLM's tokens: (V, H)."""
+    ids = torch.arange(model.llm.causal_lm.config.get_text_config().vocab_size, device=model.llm.device)
+    return model.llm.embed(ids)
 
 
 def _adapter_state(model: VTBlenderModel) -> dict[str, Tensor]:
