@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,7 @@ from vtblender_nemo import VTBlenderModel  # noqa: E402
 from vtblender_nemo.common.batch import Batch  # noqa: E402
 from vtblender_nemo.common.conversation import from_messages  # noqa: E402
 from vtblender_nemo.models.generation import collate  # noqa: E402
+from vtblender_nemo.training.replicated import ReplicatedStrategy  # noqa: E402
 
 WARM_UP = 2
 NEW_NETWORK = 0x40000000  # CLONE_NEWNET
@@ -108,7 +110,7 @@ def rank(model: VTBlenderModel, steps: int, found: Path) -> None:
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=size,
-        strategy="ddp_find_unused_parameters_true" if size > 1 else "auto",
+        strategy=ReplicatedStrategy(timedelta(minutes=10)) if size > 1 else "auto",
         max_steps=WARM_UP + steps,
         logger=False,
         enable_checkpointing=False,

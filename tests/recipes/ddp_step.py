@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vtblender_nemo import VTBlenderModel
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.conversation import from_messages
 from vtblender_nemo.models.generation import collate
+from vtblender_nemo.training.replicated import ReplicatedStrategy
 from vtblender_nemo.training.sharded import ShardedStrategy
 
 ROWS = [
@@ -61,11 +63,18 @@ def whole(gradient: torch.Tensor) -> torch.Tensor:
 
 STEPS = {
     "alone": ("auto", "0,1,2,3"),
-    "replicated": ("ddp_find_unused_parameters_true", "0,1/2,3"),
+    "replicated": ("replicated", "0,1/2,3"),
     "sharded": ("sharded", "0,1/2,3"),
     "sharded_uneven": ("sharded", "0/4/1,2/3"),  # one without audio, one without targets
 }
 """Strategy, and the rows of each rank."""
+
+
+def make_strategy(name: str) -> Any:
+    timeout = timedelta(minutes=5)
+    return {"auto": "auto", "replicated": ReplicatedStrategy(timeout), "sharded": ShardedStrategy(timeout=timeout)}[
+        name
+    ]
 
 
 def step(llm: str, canary: str, output: Path, strategy: str, shares: str) -> None:
@@ -76,7 +85,7 @@ def step(llm: str, canary: str, output: Path, strategy: str, shares: str) -> Non
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=len(of_ranks),
-        strategy=ShardedStrategy() if strategy == "sharded" else strategy,
+        strategy=make_strategy(strategy),
         max_steps=1,
         logger=False,
         enable_checkpointing=False,

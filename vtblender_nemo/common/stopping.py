@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 RUN_AGAIN = os.EX_TEMPFAIL
 """Exit status 75: the same command, run again, goes on."""
+
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 class Stopped(Exception):
@@ -33,3 +37,9 @@ def stopped_by(signals: Sequence[str]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_with_parent() -> None:
+    """Has SIGTERM sent to this process when the one that started it ends, however it ends; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

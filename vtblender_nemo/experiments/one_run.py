@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vtblender_nemo.common.errors import ConfigError, DataError, VTBlenderError
 from vtblender_nemo.common.files import file_sha256, write_json
 from vtblender_nemo.common.job_folder import alone
+from vtblender_nemo.common.stopping import stop_with_parent
 from vtblender_nemo.data.config import read_input_cfg
 from vtblender_nemo.evaluation.jsonl import read_rows
 from vtblender_nemo.evaluation.report import TEXT_TASK, score_name
@@ -219,4 +220,5 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    stop_with_parent()
     main(sys.argv[1])

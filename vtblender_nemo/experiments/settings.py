@@ -154,6 +154,7 @@ _FREE = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.timeout_secs",
     "trainer.log_every_n_steps",
     "trainer.val_check_interval",
     "trainer.num_sanity_val_steps",

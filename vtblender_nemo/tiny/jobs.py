@@ -7,11 +7,9 @@ and leaves what it made and a `result.json` behind.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections import defaultdict
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 
 from vtblender_nemo.common.precision import bf16_is_fast
+from vtblender_nemo.common.stopping import stop_with_parent
 from vtblender_nemo.evaluation.metrics import compute
 from vtblender_nemo.tiny import encoder as encoding
 from vtblender_nemo.tiny import llm
@@ -38,7 +37,6 @@ from vtblender_nemo.tiny.voices import voice_of
 CONFIG_NAME, RESULT_NAME, CHECKPOINT_NAME = "config.json", "result.json", "checkpoint.pt"
 _LLM_WEIGHT_DECAY, _ENCODER_WEIGHT_DECAY = 0.01, 0.001
 _SAID_EVERY = 2000  # utterances
-_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def language_model_chats(config: TinyConfig) -> Iterator[Chat]:
@@ -250,13 +248,8 @@ def _quiet_nemo() -> None:
     typecheck.set_typecheck_enabled(False)  # it checks every call of every module
 
 
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    _end_with_parent()
+    stop_with_parent()
     torch.set_num_threads(1)
     {"llm": train_language_model, "encoder": train_encoder, "imitation": imitate}[sys.argv[1]](
         *map(Path, sys.argv[2:5])

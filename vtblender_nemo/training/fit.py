@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from vtblender_nemo.training.checks import (
 )
 from vtblender_nemo.training.guards import GuardConfig, StepGuard
 from vtblender_nemo.training.imitation_checks import check_answering_llm, check_twins
+from vtblender_nemo.training.replicated import ReplicatedStrategy, SameStatistics
 from vtblender_nemo.training.run_config import hold_to_config
-from vtblender_nemo.training.sharded import SHARDED, SameInValidation, ShardedStrategy, check_sharding
+from vtblender_nemo.training.sharded import SHARDED, ShardedStrategy, WholeInValidation, check_sharding
 from vtblender_nemo.training.tensor_parallel import TensorParallelStrategy
 
 HISTORY_FILE = "history.jsonl"
@@ -42,6 +44,7 @@ CONFIG_FILE = "config.yaml"
 LOG_DIR = "training"
 RESUME_DIR = "resume"
 BAD_STEPS_FILE = "bad_steps.jsonl"
+_TIMEOUT_SECS = 1800  # PyTorch's own for gloo
 
 
 def build_model(cfg: DictConfig) -> VTBlenderModel:
@@ -156,8 +159,8 @@ def build_trainer(
 
     Args:
         cfg: arguments of `lightning.pytorch.Trainer`; `val_check_interval` counts optimiser steps, `precision: auto` is
-            bf16-mixed where the device is fast in it, else 32-true, `strategy: auto` bears ranks without audio, and `sharded` is
-            `ShardedStrategy`.
+            bf16-mixed where the device is fast in it, else 32-true, `strategy: auto` is `ReplicatedStrategy` for several
+            processes, and `sharded` is `ShardedStrategy`; `timeout_secs` is how long a process waits for the others.
         callbacks: beside those that every training has.
         validated: whether there are validation sets.
         tensor_parallel: processes that hold one model.
@@ -180,18 +183,20 @@ def build_trainer(
     settings["precision"] = resolve_precision(
         settings.get("precision", "auto"), settings.get("accelerator", "auto"), tensor_parallel=tensor_parallel
     )
+    timeout = timedelta(seconds=settings.pop("timeout_secs", _TIMEOUT_SECS))
+    own = [RandomStates(), ResumeHistory(), SameStatistics()]
     if tensor_parallel > 1:
         check_parallel_trainer(settings)
-        settings["strategy"] = TensorParallelStrategy()
+        settings["strategy"] = TensorParallelStrategy(timeout=timeout)
     elif settings.get("strategy") == SHARDED:
-        settings["strategy"] = ShardedStrategy()
-        callbacks = [*(callbacks or []), SameInValidation()]
+        settings["strategy"] = ShardedStrategy(timeout=timeout)
+        own.append(WholeInValidation())
     elif settings.get("strategy", "auto") == "auto" and _may_be_distributed(settings):
-        settings["strategy"] = "ddp_find_unused_parameters_true"  # a batch without audio leaves parts without gradients
+        settings["strategy"] = ReplicatedStrategy(timeout)
     plugins: list[Any] = [] if files is None else [files]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # the job's script queues it again, on our exit status
-    return pl.Trainer(callbacks=[RandomStates(), ResumeHistory(), *(callbacks or [])], plugins=plugins, **settings)
+    return pl.Trainer(callbacks=[*own, *(callbacks or [])], plugins=plugins, **settings)
 
 
 def resolve_precision(precision: str, accelerator: str, *, tensor_parallel: int = 1) -> str:

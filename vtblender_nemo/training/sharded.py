@@ -79,15 +79,10 @@ class ShardedStrategy(WholeCheckpoints, DDPStrategy):
         self.accelerator.teardown()
 
 
-class SameInValidation(Callback):
-    """Holds the whole LLM on every GPU while it answers, since answers differ in length, and so do passes through the layers.
-
-    Running statistics are the first process's, which are those that files hold.
-    """
+class WholeInValidation(Callback):
+    """Holds the whole LLM on every GPU while it answers, since answers differ in length, and so do passes through the layers."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for buffer in pl_module.buffers():
-            dist.broadcast(buffer, 0)
         for layer in _sharded(pl_module):
             layer.set_reshard_after_forward(False)
             layer.unshard()
