@@ -3,8 +3,8 @@
     python tests/benchmark/precision.py --world results/tiny_world [--steps 6] [--rounds 3]
 
 Prints CPU seconds of matrix products and of steps of the tiny world's training (forward, backward, clipping, optimiser) in both
-precisions, which take turns on the same batches with one thread; CPU seconds, as other work on the machine changes them less than the
-clock's. The last line is one JSON object: `step_bf16_over_float32` and `products_bf16_over_float32`, above 1 where float32 is faster.
+precisions, which take turns on the same batches with one thread; other work changes them less than the clock's. The
+last line is one JSON object: `step_bf16_over_float32` and `products_bf16_over_float32`, above 1 where float32 is faster.
 """
 
 from __future__ import annotations
