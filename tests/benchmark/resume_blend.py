@@ -3,9 +3,9 @@
     python tests/benchmark/resume_blend.py [--rows 500000] [--batches 2000] [--buffer-size 10000]
 
 Two speech manifests and two of text chats, each of so many rows; all rows of speech name one file of a second. The first process
-reads batches and keeps the loader's state, as a checkpoint does; new processes then begin anew, and go on. Seconds are from opening
-the blend to its first batch; the last line is one JSON object: `anew_secs`, `resumed_secs`, `added_secs` and `state_mib`. The
-batch after the state has to be the one that the first process came to.
+reads batches and keeps the loader's state, as a checkpoint does; new processes then begin anew, and go on. Seconds are from
+opening the blend to its first batch; the batch after the state has to be the one that the first process came to. The last line
+is one JSON object: `anew_secs`, `resumed_secs`, `added_secs` and `state_mib`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.helpers.corpus import chat_rows, speech_rows, write_jsonl  # noqa: E402
-from tests.helpers.data_modules import module  # noqa: E402
+from tests.helpers.corpus import chat_rows, speech_rows, write_jsonl
+from tests.helpers.data_modules import module
 
 SPEECH, CHATS = ("asr", "ast"), ("chats", "other_chats")
 KINDS = ("anew", "resumed")

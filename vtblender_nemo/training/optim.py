@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.shards import axis_of, own_part, whole
+from vtblender_nemo.training.muon import muon_class
 
 Parts = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
 
@@ -67,7 +68,8 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
                 expected=f"some of {', '.join(parts)}",
                 knob=f"model.optim.{knob}",
             )
-    muon_groups, adamw_groups = [], []
+    muon_groups: list[dict[str, Any]] = []
+    adamw_groups: list[dict[str, Any]] = []
     for part, named in parts.items():
         matrices = [weight for name, weight in named if part in muon_lr and _is_layer_matrix(name, weight)]
         rest = [weight for name, weight in named if not (part in muon_lr and _is_layer_matrix(name, weight))]
@@ -80,7 +82,7 @@ def build_optimizer(parts: Parts, cfg: DictConfig) -> Optimizer:
     adamw = AdamW(adamw_groups, lr=cfg.lr, betas=tuple(cfg.betas), weight_decay=cfg.weight_decay, fused=fused)
     if not muon_groups:
         return adamw
-    kind = _muon_class()
+    kind = muon_class(muon_groups[0]["params"][0].device)
     if any(axis_of(weight) is not None for named in parts.values() for _, weight in named):
         kind = _of_whole_matrices(kind)
     muon = kind(muon_groups, weight_decay=0.0, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
@@ -123,16 +125,6 @@ def check_schedule(cfg: DictConfig, max_steps: int) -> int:
             knob="trainer.max_steps or model.optim.sched.warmup_steps",
         )
     return int(warmup_steps)
-
-
-def _muon_class() -> type[Optimizer]:
-    try:
-        from torch.optim import Muon
-    except ImportError as error:
-        raise ConfigError(
-            "this torch has no Muon", value=torch.__version__, expected="torch 2.9 or newer", knob="model.optim.muon_lr"
-        ) from error
-    return Muon
 
 
 def _of_whole_matrices(muon: type[Optimizer]) -> type[Optimizer]:
