@@ -86,6 +86,7 @@ TESTED_EXTRAS = [
     "embedding",
     "serve",
     "megatron",
+    "slurm",
 ]  # an extra is listed here from its first test on
 
 TEST_TOOLS = [

@@ -1,27 +1,18 @@
-"""`examples/slurm/train.sbatch` on a real SLURM of two nodes, both this machine, with a small program in the trainer's place."""
+"""On a real SLURM of two nodes: `examples/slurm/train.sbatch` with a small program in the trainer's place, and a sweep."""
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.helpers.slurm import ROOT, run_on_cluster
+
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
-CLUSTER = ROOT / "tests" / "recipes" / "slurm_cluster.sh"
-# where apt works, CI installs each of them
-PACKAGES = {
-    "slurmctld": "apt-get install -y slurmctld",
-    "slurmd": "apt-get install -y slurmd",
-    "sbatch": "apt-get install -y slurm-client",
-    "munged": "apt-get install -y munge",
-}
 TRAINER = f"""#!{sys.executable}
 import os, signal, subprocess, sys
 from pathlib import Path
@@ -82,22 +73,14 @@ class Job(NamedTuple):
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     """How each way to end ends."""
-    path = f"{os.environ['PATH']}:/usr/sbin"
-    missing = [line for program, line in PACKAGES.items() if shutil.which(program, path=path) is None]
-    if missing:
-        pytest.skip("needs " + "; ".join(missing))
     folder = tmp_path_factory.mktemp("slurm")
     trainer = folder / "trainer"
     trainer.write_text(TRAINER)
     trainer.chmod(0o755)
-    environment = {**os.environ, "PATH": path, "FOLDER": str(folder), "ROOT": str(ROOT), "PYTHON": str(trainer)}
-    environment.pop("MASTER_ADDR", None)
-    command = [str(CLUSTER), str(folder / "c"), "bash", "-c", SUBMIT]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    states = run_on_cluster(folder / "c", "bash", "-c", SUBMIT, FOLDER=str(folder), ROOT=str(ROOT), PYTHON=str(trainer))
     modes = ["finish", "fail", "stop", "early", "cancel", "limit"]
     found = {}
-    for mode, line in zip(modes, [line for line in done.stdout.splitlines() if line.startswith("JobId=")], strict=True):
+    for mode, line in zip(modes, [line for line in states.splitlines() if line.startswith("JobId=")], strict=True):
         fields = dict(re.findall(r"(\w+)=(\S*)", line))
         said = (folder / f"{mode}.out").read_text()
         found[mode] = Job(fields["JobState"], int(fields["Restarts"]), fields["ExitCode"], said)
@@ -137,3 +120,22 @@ def test_a_cancelled_job_does_not_come_back(jobs: dict[str, Job]) -> None:
 def test_a_job_is_queued_again_so_often_and_no_more(jobs: dict[str, Job]) -> None:
     assert jobs["limit"][:3] == ("FAILED", 0, "75:0"), jobs["limit"]
     assert "as it was 0 times" in jobs["limit"].said
+
+
+def test_a_sweep_makes_its_runs_as_jobs_and_reports_them(tmp_path: Path) -> None:
+    """The states of jobs are those that accounting would tell, which this cluster has not."""
+    sweep = tmp_path / "sweep"
+    said = run_on_cluster(
+        tmp_path / "c",
+        *(sys.executable, str(ROOT / "examples" / "ablate_vtb.py"), "--config-name", "experiment/forgetting"),
+        *("experiment/forgetting=joint,speech_only", "seed=1,2", f"sweep.directory={sweep}"),
+        *("sweep.runs_with=tests.helpers.sweep_stub", "hydra/launcher=slurm"),
+        *("hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=null", "hydra.launcher.mem_gb=null"),
+        path=str(ROOT / "tests" / "recipes" / "bin"),
+        PYTHONPATH=str(ROOT),
+    )
+    assert "holds: Text data keep text skills that speech data alone lose." in said
+    report = json.loads((sweep / "report.json").read_text())
+    assert report["variants"]["joint"]["seeds"] == [1, 2]
+    assert not report["unfinished"]
+    assert {path.name for path in (sweep / "slurm").glob("1_*")} == {"1_0", "1_1", "1_2", "1_3"}
