@@ -99,6 +99,8 @@ def test_all_mistakes_are_told_together(blend: Path) -> None:
         (["+data.train_ds.fusion=columns"], "unknown choice; found 'columns'"),
         (["data.train_ds.batch_tokens=null"], "micro-batches have no bound"),
         (["+data.train_ds.bach_size=4"], "unknown key; found 'bach_size'"),
+        (["trainer.timeout_secs=0"], "seconds, more than 0 (change it with: trainer.timeout_secs)"),
+        (["trainer.timeout_secs=soon"], "no time to wait; found 'soon'"),
         (["+data.validation_ds.sets.dev.input_cfg=none.yaml"], "none.yaml: file of sources is missing"),
         (["+data.validation_ds.sets.dev.input_cfg=x.yaml", "trainer.max_steps=5"], "validation would never run"),
         (["model.pretrained_llm=/no/folder"], "/no/folder: no such file or folder"),

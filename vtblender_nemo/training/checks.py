@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.distributed.constants import default_pg_timeout
 
 from vtblender_nemo.common.chat import PromptIds
 from vtblender_nemo.common.errors import ConfigError
@@ -40,6 +42,7 @@ def check_config(cfg: DictConfig, made: str | None = None) -> None:
         lambda cfg: check_schedule(cfg.model.optim.sched, cfg.trainer.max_steps),
         lambda cfg: saved_checkpoint(cfg.save_checkpoint, validated=_is_validated(cfg)),
         lambda cfg: steps_between_validations(cfg.trainer, validated=_is_validated(cfg)),
+        lambda cfg: longest_wait(cfg.trainer),
         _check_devices,
         _check_quantization,
         _check_tensor_parallel,
@@ -55,6 +58,20 @@ def check_config(cfg: DictConfig, made: str | None = None) -> None:
         raise ConfigError(f"{len(problems)} things are wrong in the configuration:{lines}")
     if problems:
         raise problems[0]
+
+
+def longest_wait(trainer: Mapping[str, Any] | DictConfig) -> timedelta:
+    """How long a process waits for the others before it ends the training; PyTorch's own time where none is given.
+
+    Raises:
+        ConfigError: not a time.
+    """
+    secs = trainer.get("timeout_secs")
+    if secs is None:
+        return default_pg_timeout
+    if isinstance(secs, bool) or not isinstance(secs, int | float) or not secs > 0:
+        raise ConfigError("no time to wait", value=secs, expected="seconds, more than 0", knob="trainer.timeout_secs")
+    return timedelta(seconds=secs)
 
 
 def saved_checkpoint(choice: str, *, validated: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from vtblender_nemo.training.checkpoints.keeper import CheckpointKeeper
 from vtblender_nemo.training.checkpoints.loop import ResumingLoop
 from vtblender_nemo.training.checks import (
     check_parallel_trainer,
+    longest_wait,
     runs_on_cpu,
     saved_checkpoint,
     steps_between_validations,
@@ -44,7 +44,6 @@ CONFIG_FILE = "config.yaml"
 LOG_DIR = "training"
 RESUME_DIR = "resume"
 BAD_STEPS_FILE = "bad_steps.jsonl"
-_TIMEOUT_SECS = 1800  # PyTorch's own for gloo
 
 
 def build_model(cfg: DictConfig) -> VTBlenderModel:
@@ -183,7 +182,8 @@ def build_trainer(
     settings["precision"] = resolve_precision(
         settings.get("precision", "auto"), settings.get("accelerator", "auto"), tensor_parallel=tensor_parallel
     )
-    timeout = timedelta(seconds=settings.pop("timeout_secs", _TIMEOUT_SECS))
+    timeout = longest_wait(settings)
+    settings.pop("timeout_secs", None)
     own = [RandomStates(), ResumeHistory(), SameStatistics()]
     if tensor_parallel > 1:
         check_parallel_trainer(settings)

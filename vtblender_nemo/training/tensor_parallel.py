@@ -23,7 +23,7 @@ class TensorParallelStrategy(WholeCheckpoints, DDPStrategy):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"find_unused_parameters": True, **kwargs})
+        super().__init__(**{"find_unused_parameters": True, "broadcast_buffers": False, **kwargs})
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
