@@ -244,6 +244,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         print(
             f"soak at {rate:.1f} requests/s: {dict(times.statuses)}, memory of the last third over the second {growth:.3f}"
         )
+        tenths = [f"{np.median(part) / 2**20:.0f}" for part in np.array_split(memory, 10)]
+        print(f"MiB by tenths of the soak: {' '.join(tenths)}")
         failed = sum(times.statuses.values()) - times.statuses["200"] - times.statuses["429"]
         figures |= {
             "soak_answered": times.statuses["200"],
