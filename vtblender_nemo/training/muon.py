@@ -15,7 +15,7 @@ from vtblender_nemo.common.precision import bf16_is_fast
 
 
 def muon_class(device: torch.device) -> type[Optimizer]:
-    """PyTorch's Muon; on processors that are slow in bfloat16 one that computes in float32, where half of its time is saved.
+    """PyTorch's Muon, which computes in bfloat16; on processors that are slow in that, one that does the same in float32.
 
     Args:
         device: of the parameters.
