@@ -16,6 +16,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import contextlib
 import logging
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -38,6 +39,16 @@ def _seeds() -> None:
 def _hear_every_level(caplog: pytest.LogCaptureFixture) -> None:
     """NeMo's logger sets the levels of pytest's handlers with its own, which would outlast the test."""
     caplog.handler.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def _close_log_files() -> Iterator[None]:
+    """NeMo's logger keeps the log file of every training, and cannot write once that test's folder is gone."""
+    yield
+    logger = logging.getLogger("nemo_logger")
+    for handler in [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
