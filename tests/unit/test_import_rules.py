@@ -32,7 +32,7 @@ RULES: dict[str, set[str]] = {
     "models.long_audio": {"modules", "backbones", "models", "data"},
     "models.validation": {"modules", "backbones", "models", "data", "evaluation.metrics"},
     "models.loading": {"models"},
-    "training": {"models", "data", "training.optim"},
+    "training": {"models", "modules", "data", "training.optim"},
     "training.optim": {"training.muon"},
     "training.muon": set(),
     "evaluation": {"models", "data", "evaluation.metrics", "evaluation.scores"},

@@ -50,7 +50,7 @@ def count(module: torch.nn.Module, *, trained: bool = False) -> int:
 
 def test_encoder_adapter_and_projection(model_cfg: DictConfig) -> None:
     with init_empty_weights():
-        perception = Perception(perception_config(model_cfg.perception, CANARY, GEMMA_2B["hidden_size"]))
+        perception = Perception(perception_config(model_cfg.perception, CANARY, output_dim=GEMMA_2B["hidden_size"]))
     assert count(perception.encoder) == 609_321_984
     assert count(perception.modality_adapter) == 51_465_216
     assert count(perception.proj) == 2_099_200

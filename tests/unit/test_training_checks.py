@@ -107,6 +107,11 @@ def test_all_mistakes_are_told_together(blend: Path) -> None:
         (["model.quantization=2bit"], "unknown quantization; found '2bit'"),
         (["save_checkpoint=first"], "unknown choice; found 'first'"),
         (["warm_start.steps=5"], "(change it with: warm_start.input_cfg)"),
+        (["model.perception.soft_tokens=true"], "soft tokens have no separator"),
+        (
+            ["model.perception.soft_tokens=true", "model.perception.separator=false"],
+            "warm_start.steps, or model.init_from",
+        ),
         (["model.tensor_parallel=0"], "no number of processes; found 0"),
         (["model.tensor_parallel=2"], "torchrun --nproc-per-node=2"),
         (["model.tensor_parallel=2", "model.quantization=4bit"], "tensor_parallel=1, or model.quantization=null"),

@@ -111,6 +111,11 @@ class TransformersLLM(nn.Module):
         return self.causal_lm.config.get_text_config().hidden_size
 
     @property
+    def vocab_size(self) -> int:
+        """Rows of the token table, which may be more than the tokenizer has tokens."""
+        return self.causal_lm.config.get_text_config().vocab_size
+
+    @property
     def max_positions(self) -> int:
         return self.causal_lm.config.get_text_config().max_position_embeddings
 
@@ -121,12 +126,17 @@ class TransformersLLM(nn.Module):
     @torch.no_grad()
     def embed_rms(self) -> float:
         """Root mean square of the token embeddings as the first layer sees them."""
-        ids = torch.arange(min(self.causal_lm.config.get_text_config().vocab_size, 4096))
+        ids = torch.arange(min(self.vocab_size, 4096))
         return float(self.embed(ids.to(self.device)).float().pow(2).mean().sqrt())
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (...) -> embeddings (..., H), scaled as the first layer wants them."""
         return self.causal_lm.get_input_embeddings()(ids)
+
+    @torch.no_grad()
+    def embedding_table(self) -> Tensor:
+        """Embeddings of all tokens as the first layer sees them: (V, H)."""
+        return self.embed(torch.arange(self.vocab_size, device=self.device))
 
     def hidden(
         self, embeds: Tensor, mask: Tensor, positions: Tensor | None = None, wanted: Tensor | None = None

@@ -94,6 +94,13 @@ def check_tensor_parallel(cfg: Mapping[str, Any]) -> None:
                 expected="a frozen LLM in float32 or bfloat16, with LoRA or without",
                 knob=f"{_KNOB}=1, or model.{knob}=null",
             )
+    if (cfg.get("perception") or {}).get("soft_tokens", False):
+        raise ConfigError(
+            "soft tokens do not go with tensor parallelism, which parts the token table",
+            value={"perception.soft_tokens": True, "tensor_parallel": size},
+            expected="one of both",
+            knob=f"{_KNOB}=1, or model.perception.soft_tokens=false",
+        )
     if find_spec("megatron") is None or find_spec("megatron.core") is None:
         raise MissingDependencyError(
             "tensor parallelism needs megatron-core", knob='pip install "vtblender_nemo[megatron]"'

@@ -37,6 +37,20 @@ def check_not_quantized(model: VTBlenderModel) -> None:
         )
 
 
+def check_frames(model: VTBlenderModel) -> None:
+    """
+    Raises:
+        ConfigError: the LLM reads soft tokens, which other programs do not make of frames.
+    """
+    if model.perception.token_ctc is not None:
+        raise ConfigError(
+            "other programs give frames to the LLM, and this one has learned soft tokens",
+            value=True,
+            expected="--format merged, peft or encoder, or a model without them",
+            knob="model.perception.soft_tokens",
+        )
+
+
 def check_plain_lora(model: VTBlenderModel) -> None:
     """
     Raises:

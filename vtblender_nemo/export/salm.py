@@ -19,6 +19,7 @@ from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.common.files import write_json
 from vtblender_nemo.export.folders import write_weights
 from vtblender_nemo.export.llm_weights import (
+    check_frames,
     check_not_quantized,
     check_plain_lora,
     generation_config,
@@ -94,6 +95,7 @@ def lay_out(model: VTBlenderModel, markers: Markers) -> Layout:
         ConfigError: a quantised LLM, an unusual LoRA, or an LLM whose parts have other names than a SALM expects.
     """
     check_not_quantized(model)
+    check_frames(model)
     check_plain_lora(model)
     weights = {f"perception.{name}": weight for name, weight in model.perception.state_dict().items()}
     llm = model.llm.causal_lm.state_dict()

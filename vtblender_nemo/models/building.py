@@ -109,7 +109,10 @@ def make_perception(cfg: DictConfig, llm: TransformersLLM, *, restoring: bool) -
         return _freeze(Perception(cfg.perception))
     speech_model = load_speech_model(cfg.pretrained_asr)
     with open_dict(cfg):
-        cfg.perception = perception_config(cfg.perception, speech_model.cfg, llm.hidden_size)
+        wanted: dict[str, Any] = {"output_dim": llm.hidden_size}
+        if cfg.perception.get("soft_tokens", False):
+            wanted |= {"vocab_size": llm.vocab_size, "embed_rms": llm.embed_rms()}
+        cfg.perception = perception_config(cfg.perception, speech_model.cfg, **wanted)
     perception = Perception(cfg.perception)
     copy_encoder(speech_model, perception)
     if cfg.perception.get("scale_projection", False):

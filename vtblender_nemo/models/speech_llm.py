@@ -80,6 +80,9 @@ class SpeechLLM(nn.Module):
         frame_lens = batch.audio_lens.new_zeros(0)
         if len(batch.audio_lens):
             frames, frame_lens = self.perception.encode(batch.audios, batch.audio_lens)
+            if self.perception.token_ctc is not None:
+                table = self.llm.embedding_table()
+                frames, frame_lens = self.perception.token_ctc.soft_tokens(frames, frame_lens, table)
         plan = plan_splice(batch, frame_lens, self.audio_locator_id)
         return gather_embeds(plan, token_embeds, frames), plan
 

@@ -6,6 +6,7 @@ Shapes: A audio segments, S samples of the longest one, F frames of all of them,
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from nemo.collections.asr.models import ASRModel
@@ -21,6 +22,7 @@ from vtblender_nemo.common.nemo_restore import pretrained_nemo, restore_nemo
 from vtblender_nemo.common.trusted_classes import RECOGNISER, VTBLENDER, check_parts
 from vtblender_nemo.modules.audio_chunks import chunk, split_group
 from vtblender_nemo.modules.recompute import check_degree, recompute_conformer
+from vtblender_nemo.modules.soft_tokens import TokenCTC, check_soft_tokens
 
 
 class Perception(AudioPerceptionModule):
@@ -32,8 +34,9 @@ class Perception(AudioPerceptionModule):
         cfg: `preprocessor`, `encoder`, `modality_adapter`, `spec_augment` (NeMo modules), `output_dim` (H), `separator`:
             whether a trained embedding follows the frames of every segment, `max_padding`: the share of padding above which
             segments are computed apart, `pad_samples_to`: S is rounded up to a multiple of this, `encoder_chunk_secs`:
-            longer segments are cut at pauses and encoded chunk by chunk (None: never), and `recompute`: what of the encoder and
-            the adapter is computed again in the backward pass.
+            longer segments are cut at pauses and encoded chunk by chunk (None: never), `recompute`: what of the encoder and
+            the adapter is computed again in the backward pass, and `soft_tokens`: whether frames are to become soft tokens, of
+            `vocab_size` kinds at the loudness `embed_rms`.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -42,7 +45,11 @@ class Perception(AudioPerceptionModule):
                 raise ModelFileError(f"the {part} has no class", value=None, knob=f"model.perception.{part}._target_")
         check_parts(OmegaConf.to_container(cfg), VTBLENDER, "model.perception")
         super().__init__(cfg)
+        check_soft_tokens(cfg)
         self.separator = nn.Parameter(torch.zeros(cfg.output_dim)) if cfg.get("separator", False) else None
+        self.token_ctc = (
+            TokenCTC(cfg.output_dim, cfg.vocab_size, cfg.embed_rms) if cfg.get("soft_tokens", False) else None
+        )
         check_degree(cfg.recompute, "model.perception.recompute")
         for module in (self.encoder, self.modality_adapter):
             if not isinstance(module, ConformerEncoder):
@@ -184,14 +191,20 @@ def load_speech_model(name_or_path: str) -> ASRModel:
     return speech_model
 
 
-def perception_config(cfg: DictConfig, speech_model_cfg: DictConfig, output_dim: int) -> DictConfig:
-    """Completes `model.perception` with the preprocessor and encoder of a speech model and the LLM's width."""
+def perception_config(cfg: DictConfig, speech_model_cfg: DictConfig, **llm: Any) -> DictConfig:
+    """Completes `model.perception` with the preprocessor and encoder of a speech model and what frames are for.
+
+    Args:
+        cfg: the section.
+        speech_model_cfg: of the whole speech model.
+        llm: `output_dim`, the LLM's width; for soft tokens `vocab_size` and `embed_rms`, too.
+    """
     complete = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     with open_dict(complete):
         complete.preprocessor = speech_model_cfg.preprocessor
         complete.encoder = speech_model_cfg.encoder
         complete.modality_adapter.feat_in = speech_model_cfg.encoder.d_model
-        complete.output_dim = output_dim
+        complete.update(llm)
     return complete
 
 

@@ -20,6 +20,7 @@ from vtblender_nemo.data.config import TrainConfig, ValidationConfig
 from vtblender_nemo.data.loader import ValidationLoader, make_planner
 from vtblender_nemo.data.typed import mapping, read_config
 from vtblender_nemo.data.weighted import read_sources
+from vtblender_nemo.modules.soft_tokens import check_soft_tokens
 from vtblender_nemo.training.imitation_checks import check_twins, read_imitation
 from vtblender_nemo.training.optim import check_schedule
 from vtblender_nemo.training.ranks import is_batch_script, is_launched, launched_processes
@@ -51,6 +52,7 @@ def check_config(cfg: DictConfig, made: str | None = None) -> None:
         lambda cfg: _check_training_data(cfg, made),
         lambda cfg: _check_validation_data(cfg, made),
         lambda cfg: _check_warm_start(cfg, made),
+        _check_soft_tokens,
     ]
     problems = [problem for check in checks for problem in _problems(check, cfg)]
     if len(problems) > 1:
@@ -314,6 +316,18 @@ def _check_warm_start(cfg: DictConfig, made: str | None) -> None:
                 expected="sources without interleave",
                 knob="warm_start.input_cfg",
             )
+
+
+def _check_soft_tokens(cfg: DictConfig) -> None:
+    check_soft_tokens(cfg.model.perception)
+    learned = (cfg.get("warm_start") or {}).get("steps") or cfg.model.get("init_from")
+    if cfg.model.perception.get("soft_tokens", False) and not learned:
+        raise ConfigError(
+            "soft tokens have to be learned from transcripts before an LLM can read them",
+            value="no warm start, and no model to start from",
+            expected="one of both",
+            knob="warm_start.steps, or model.init_from",
+        )
 
 
 def _is_validated(cfg: DictConfig) -> bool:

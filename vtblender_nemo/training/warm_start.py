@@ -27,10 +27,12 @@ from vtblender_nemo.common.files import file_sha256, is_file, write_bytes
 from vtblender_nemo.data.loader import BlendDataModule
 from vtblender_nemo.data.typed import plain
 from vtblender_nemo.models.vtblender import VTBlenderModel
+from vtblender_nemo.modules.soft_tokens import TokenCTC
 from vtblender_nemo.training.fit import resolve_precision
 from vtblender_nemo.training.optim import build_optimizer, build_scheduler
 
 _TRAINED = ("modality_adapter", "projection")
+_HEAD = "perception.token_ctc."
 _WITHOUT_EFFECT = {
     "model": ("lora", "train_llm", "optim", "imitation", "validation"),
     "data.train_ds": ("num_workers", "worker_timeout_secs", "max_bad_share"),
@@ -87,7 +89,7 @@ def kept_name(cfg: DictConfig, model: VTBlenderModel) -> str:
         values = plain(OmegaConf.select(cfg, section))
         settings[section] = {key: _files_by_content(value) for key, value in values.items() if key not in keys}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, weight in sorted({**model.perception.state_dict(), "embeddings": _embeddings(model)}.items()):
+    for name, weight in sorted({**model.perception.state_dict(), "embeddings": model.llm.embedding_table()}.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return f"{digest.hexdigest()[:32]}.safetensors"
@@ -132,36 +134,35 @@ class _TiedCTC(pl.LightningModule):
         super().__init__()
         self.perception = model.perception
         self._cfg = cfg
-        self._parts = {part: named for part, named in model.trainable_parts().items() if part in _TRAINED}
+        llm = model.llm
+        self.head = self.perception.token_ctc or TokenCTC(llm.hidden_size, llm.vocab_size, llm.embed_rms())
+        self._parts = {
+            part: [(name, parameter) for name, parameter in named if not name.startswith(_HEAD)]
+            for part, named in model.trainable_parts().items()
+            if part in _TRAINED
+        }
         self._answer_end = len(model.chat_format.answer_end_ids)
-        embeddings = _embeddings(model).float()
-        self._rms = model.llm.embed_rms()
-        self.register_buffer("embeddings", embeddings / self._rms, persistent=False)
-        self.blank = nn.Parameter(torch.randn(1, embeddings.shape[1]))
-        self.bias = nn.Parameter(torch.zeros(len(embeddings) + 1))
-        self.temperature = nn.Parameter(torch.tensor(float(embeddings.shape[1]) ** -0.5))
+        self.register_buffer("embeddings", llm.embedding_table().float(), persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.perception.encoder.eval()  # its batch statistics stay those of its own training
         frames, frame_lens = self.perception.encode(batch.audios, batch.audio_lens)
         targets, target_lens = self._transcripts(batch)
         with torch.autocast(self.device.type, enabled=False):
-            table = torch.cat([self.get_buffer("embeddings"), self.blank])
-            logits = self.temperature * (frames.float() / self._rms) @ table.t() + self.bias
+            logits = self.head.logits(frames.float(), self.get_buffer("embeddings"))
             loss = nn.functional.ctc_loss(
                 nn.utils.rnn.pad_sequence(logits.log_softmax(-1).split(frame_lens.tolist())),
                 targets,
                 frame_lens,
                 target_lens,
-                blank=len(table) - 1,
+                blank=logits.shape[1] - 1,
                 zero_infinity=True,
             )
         self.log("ctc_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
     def configure_optimizers(self) -> Any:
-        own = [("blank", self.blank), ("bias", self.bias), ("temperature", self.temperature)]
-        optimizer = build_optimizer({**self._parts, "ctc": own}, self._cfg.optim)
+        optimizer = build_optimizer({**self._parts, "ctc": list(self.head.named_parameters())}, self._cfg.optim)
         return {
             "optimizer": optimizer,
             "lr_scheduler": build_scheduler(optimizer, self._cfg.optim.sched, self._cfg.steps),
@@ -183,16 +184,7 @@ class _TiedCTC(pl.LightningModule):
         return torch.cat(rows), torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
 
 
-@torch.no_grad()
-def _embeddings(model: VTBlenderModel) -> Tensor:
-    """Of all the LLM's tokens: (V, H)."""
-    ids = torch.arange(model.llm.causal_lm.config.get_text_config().vocab_size, device=model.llm.device)
-    return model.llm.embed(ids)
-
-
 def _adapter_state(model: VTBlenderModel) -> dict[str, Tensor]:
-    """Weights and batch statistics of adapter, projection and separator."""
-    state = model.perception.state_dict()
-    return {
-        name: weight for name, weight in state.items() if name.startswith(("modality_adapter.", "proj.", "separator"))
-    }
+    """Weights and batch statistics of adapter, projection, separator, and the output layer of soft tokens."""
+    kept = ("modality_adapter.", "proj.", "separator", "token_ctc.")
+    return {name: weight for name, weight in model.perception.state_dict().items() if name.startswith(kept)}
