@@ -2,8 +2,8 @@
 
 A frame is a distribution over the LLM's tokens and a blank (CTC: Graves et al., 2006). Blank frames are left out, neighbours of
 one token become one row (Gaido et al., 2021, arXiv 2102.01578), and the row is the mean of the token embeddings under the
-distribution (as in LegoSLM, arXiv 2505.11352). So an LLM without LoRA is given nearly what the transcript would give it, at nearly
-the transcript's length. What no token tells, as who speaks and how, is lost.
+distribution (as in LegoSLM, arXiv 2505.11352). So an LLM without LoRA is given nearly what the transcript would give it, at
+nearly the transcript's length. What no token tells, as who speaks and how, is lost.
 
 Shapes: A audio segments, F frames of all of them, K frames that are kept, R rows of soft tokens, H hidden, V vocabulary.
 """
