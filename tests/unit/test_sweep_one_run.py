@@ -164,7 +164,7 @@ def test_a_run_leaves_all_its_measures(tmp_path: Path, trainings: list[tuple[str
     cfg = variant_of("two_stages", f"output_dir={tmp_path}", "seed=3", "variant.ceilings=[sqa]")
     (tmp_path / one_run.JOB_FILE).write_text(OmegaConf.to_yaml(cfg, resolve=True))
     one_run.main(str(tmp_path))
-    assert [(kind, cfg.trainer.max_steps) for kind, cfg in trainings] == [("train", 144), ("run", 144)]
+    assert [(kind, cfg.trainer.max_steps) for kind, cfg in trainings] == [("train", 192), ("run", 192)]
     assert json.loads((tmp_path / "world.json").read_text()) == {"llm": {"accuracy": 91}}
     scores = read_run(tmp_path)
     assert scores is not None
@@ -196,7 +196,7 @@ def test_a_run_tells_when_its_validation_reached_a_level(
     )
     scores = one_run.make_run(cfg)
     found = {name: one.value for name, one in scores.measures.items() if "steps_to" in name}
-    assert found == {"sqa.steps_to_50": 126.0, "sqa.steps_to_90": 288.0, "asr.steps_to_20": 72.0}
+    assert found == {"sqa.steps_to_50": 126.0, "sqa.steps_to_90": 384.0, "asr.steps_to_20": 72.0}
     assert scores.about["never_reached"] == ["sqa.steps_to_90"]
 
 
