@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from omegaconf import DictConfig
+from safetensors.torch import load_file
 
 from tests.helpers.kills import KillAt, Killed
 from tests.helpers.models import audio_part, user
@@ -138,11 +139,15 @@ class Gradients(pl.Callback):
         self.kept = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None}
 
 
-def test_a_kept_warm_start_is_as_good_as_a_new_one(make_config: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("soft_tokens", [False, True])
+def test_a_kept_warm_start_is_as_good_as_a_new_one(make_config: Any, tmp_path: Path, soft_tokens: bool) -> None:
     """What follows a warm start is bit for bit the same, whether it was just made or taken over."""
+    perception = {"soft_tokens": soft_tokens, "separator": not soft_tokens}
     weights = []
     for _ in range(2):
-        cfg = make_config(output_dir=str(tmp_path / "run"), trainer={"max_steps": 2})
+        cfg = make_config(
+            output_dir=str(tmp_path / "run"), trainer={"max_steps": 2}, model={"perception": perception}
+        )
         cfg.warm_start = {**cfg.warm_start, "steps": 2, "input_cfg": [cfg.data.train_ds.input_cfg[1]]}
         cfg.warm_start.optim.sched.warmup_steps = 1
         path = train_to_file(cfg, Clock(tmp_path / "seconds.json"))
@@ -150,7 +155,8 @@ def test_a_kept_warm_start_is_as_good_as_a_new_one(make_config: Any, tmp_path: P
         path.unlink()
         # not its parent, where the host logs errors of later tests
         shutil.rmtree(tmp_path / "run" / "training" / "resume")
-    assert (tmp_path / "run" / "warm_start.safetensors").exists()
+    kept = load_file(tmp_path / "run" / "warm_start.safetensors")
+    assert ("token_ctc.blank" in kept) == soft_tokens
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name
 
