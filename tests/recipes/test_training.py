@@ -145,9 +145,7 @@ def test_a_kept_warm_start_is_as_good_as_a_new_one(make_config: Any, tmp_path: P
     perception = {"soft_tokens": soft_tokens, "separator": not soft_tokens}
     weights = []
     for _ in range(2):
-        cfg = make_config(
-            output_dir=str(tmp_path / "run"), trainer={"max_steps": 2}, model={"perception": perception}
-        )
+        cfg = make_config(output_dir=str(tmp_path / "run"), trainer={"max_steps": 2}, model={"perception": perception})
         cfg.warm_start = {**cfg.warm_start, "steps": 2, "input_cfg": [cfg.data.train_ds.input_cfg[1]]}
         cfg.warm_start.optim.sched.warmup_steps = 1
         path = train_to_file(cfg, Clock(tmp_path / "seconds.json"))

@@ -99,7 +99,7 @@ def test_another_configuration_is_refused_and_old_scores_are_not_taken_for_its_o
     before = trained(swept)
     done = ablate(swept, "trainer.max_steps=7", "seed=1")
     assert done.returncode == 1
-    assert "another trainer.max_steps; found 7; expected 288" in done.stdout
+    assert "another trainer.max_steps; found 7; expected 384" in done.stdout
     assert trained(swept) == before
     assert report(swept)["variants"]["joint"]["seeds"] == [2]
     assert ablate(swept).returncode == 0  # with the old one, the scores count again
@@ -167,7 +167,7 @@ def test_kept_runs_are_not_made_again_elsewhere(swept: Path, tmp_path: Path) -> 
     assert {name: (kept / "runs" / name).read_bytes() for name in files} == files
     changed = ablate(tmp_path / "third", f"sweep.keep_in={kept}", "seed=1", "trainer.max_steps=7")
     assert changed.returncode == 1
-    assert "another trainer.max_steps; found 7; expected 288" in changed.stdout
+    assert "another trainer.max_steps; found 7; expected 384" in changed.stdout
     (kept / "runs" / "joint-seed1.json.gz").write_bytes(files["joint-seed1.json.gz"][:50])
     damaged = ablate(tmp_path / "fourth", f"sweep.keep_in={kept}", "seed=1", "experiment/forgetting=joint")
     assert damaged.returncode == 1

@@ -30,7 +30,6 @@ from vtblender_nemo.export.markers import (
     SEPARATOR_TOKEN,
     Markers,
     add_markers,
-    embed_scale,
     with_row,
     with_unlikely_rows,
 )
@@ -75,7 +74,7 @@ def test_markers_are_tokens_of_the_tokenizer() -> None:
 def test_the_factor_on_embeddings_is_the_familys(family: str, scale: float, tmp_path: Path) -> None:
     folder = str(llm_folder(tmp_path, family))
     llm = TransformersLLM(load_llm(folder, llm_config(folder), "float32"), lora=None)
-    assert embed_scale(llm) == pytest.approx(scale, rel=1e-6)
+    assert llm.embed_scale() == pytest.approx(scale, rel=1e-6)
 
 
 # Folders --------------------------------------------------------------------------------------------------------------

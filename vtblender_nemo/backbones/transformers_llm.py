@@ -133,10 +133,28 @@ class TransformersLLM(nn.Module):
         """Token ids (...) -> embeddings (..., H), scaled as the first layer wants them."""
         return self.causal_lm.get_input_embeddings()(ids)
 
+    def token_table(self) -> Tensor:
+        """The table of token embeddings (V, H), without gradients; the first layer sees `embed_scale` times its rows."""
+        return self.causal_lm.get_input_embeddings().weight.detach()
+
     @torch.no_grad()
-    def embedding_table(self) -> Tensor:
-        """Embeddings of all tokens as the first layer sees them: (V, H)."""
-        return self.embed(torch.arange(self.vocab_size, device=self.device))
+    def embed_scale(self) -> float:
+        """The factor from the table of embeddings to what the first layer gets, as Gemma has one.
+
+        Raises:
+            ConfigError: it is more than a factor.
+        """
+        table = self.token_table()
+        ids = torch.arange(1, min(len(table), 257), device=table.device)
+        rows, found = table[ids].double(), self.embed(ids).double()
+        scale = float((rows * found).sum() / rows.pow(2).sum())
+        if not torch.allclose(found, scale * rows, rtol=1e-2, atol=1e-2 * float(found.abs().max())):
+            raise ConfigError(
+                "the LLM's embeddings are not rows of its table times a factor",
+                value=type(self.causal_lm).__name__,
+                knob="model.pretrained_llm",
+            )
+        return scale if abs(scale - 1) > 1e-3 else 1.0
 
     def hidden(
         self, embeds: Tensor, mask: Tensor, positions: Tensor | None = None, wanted: Tensor | None = None

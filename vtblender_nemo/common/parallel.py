@@ -98,8 +98,8 @@ def check_tensor_parallel(cfg: Mapping[str, Any]) -> None:
         raise ConfigError(
             "soft tokens do not go with tensor parallelism, which parts the token table",
             value={"perception.soft_tokens": True, "tensor_parallel": size},
-            expected="one of both",
-            knob=f"{_KNOB}=1, or model.perception.soft_tokens=false",
+            expected="a model with soft tokens in one process, or one without them",
+            knob=f"{_KNOB}=1",
         )
     if find_spec("megatron") is None or find_spec("megatron.core") is None:
         raise MissingDependencyError(

@@ -19,7 +19,6 @@ from vtblender_nemo.common.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from vtblender_nemo.backbones.transformers_llm import TransformersLLM
 
 SEPARATOR_TOKEN = "<|audio_end|>"
 
@@ -76,25 +75,6 @@ def add_markers(tokenizer: PreTrainedTokenizerBase, tag: str, *, separator: bool
 
 
 @torch.no_grad()
-def embed_scale(llm: TransformersLLM) -> float:
-    """The factor from the table of embeddings to what the first layer gets, as Gemma has one.
-
-    Raises:
-        ConfigError: it is more than a factor.
-    """
-    table = llm.causal_lm.get_input_embeddings().weight
-    ids = torch.arange(1, min(len(table), 257), device=table.device)
-    rows, found = table[ids].double(), llm.embed(ids).double()
-    scale = float((rows * found).sum() / rows.pow(2).sum())
-    if not torch.allclose(found, scale * rows, rtol=1e-2, atol=1e-2 * float(found.abs().max())):
-        raise ConfigError(
-            "the LLM's embeddings are not rows of its table times a factor",
-            value=type(llm.causal_lm).__name__,
-            knob="model.pretrained_llm",
-        )
-    return scale if abs(scale - 1) > 1e-3 else 1.0
-
-
 def with_row(table: Tensor, row: int, values: Tensor) -> Tensor:
     """A table (V, H) of embeddings with `values` (H,) as its row number `row`, which may lie behind its end."""
     missing = max(0, row + 1 - len(table))

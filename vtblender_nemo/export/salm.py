@@ -26,7 +26,7 @@ from vtblender_nemo.export.llm_weights import (
     hf_config,
     own_tokenizer,
 )
-from vtblender_nemo.export.markers import Markers, add_markers, embed_scale, with_row, with_unlikely_rows
+from vtblender_nemo.export.markers import Markers, add_markers, with_row, with_unlikely_rows
 from vtblender_nemo.export.options import ExportOptions, Written
 from vtblender_nemo.export.prompts import PromptFormat, find_format
 
@@ -129,7 +129,7 @@ def _fold_separator(model: VTBlenderModel, layout: Layout, prefix: str) -> None:
         layout.weights[prefix + _HEAD[0]] = table
     if row < len(table):
         layout.weights[REPLACED_ROW] = table[row]
-    longer = with_row(table, row, separator.detach() / embed_scale(model.llm))
+    longer = with_row(table, row, separator.detach() / model.llm.embed_scale())
     layout.weights["embed_tokens.weight"] = longer
     for name in _HEAD:
         if (head := layout.weights.get(prefix + name)) is not None:

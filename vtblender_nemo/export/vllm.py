@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtblender_nemo.common.errors import ConfigError
 from vtblender_nemo.export.llm_weights import own_tokenizer
-from vtblender_nemo.export.markers import Markers, add_markers, embed_scale
+from vtblender_nemo.export.markers import Markers, add_markers
 from vtblender_nemo.export.options import ExportOptions, Written
 from vtblender_nemo.export.prompts import PromptFormat, find_format
 from vtblender_nemo.export.salm import BACKBONE, Layout, lay_out, prompt_notes, write_layout
@@ -101,7 +101,7 @@ def _check(model: VTBlenderModel, options: ExportOptions) -> None:
 
 def _scale_frames(model: VTBlenderModel, layout: Layout) -> None:
     """Frames as they have to be before vLLM multiplies them."""
-    scale = embed_scale(model.llm) if FRAMES_SCALED[model.llm.causal_lm.config.model_type] else 1.0
+    scale = model.llm.embed_scale() if FRAMES_SCALED[model.llm.causal_lm.config.model_type] else 1.0
     if scale != 1.0:
         for name in ("perception.proj.weight", "perception.proj.bias"):
             layout.weights[name] = layout.weights[name] / scale

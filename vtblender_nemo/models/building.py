@@ -13,6 +13,7 @@ from vtblender_nemo.common.errors import ConfigError, ModelFileError
 from vtblender_nemo.common.parallel import check_tensor_parallel
 from vtblender_nemo.modules.perception import Perception, copy_encoder, load_speech_model, perception_config
 from vtblender_nemo.modules.recompute import check_degree
+from vtblender_nemo.modules.soft_tokens import check_soft_tokens
 
 
 def make_llm(cfg: DictConfig, *, restoring: bool) -> TransformersLLM:
@@ -103,15 +104,16 @@ def make_perception(cfg: DictConfig, llm: TransformersLLM, *, restoring: bool) -
 
     Raises:
         ModelFileError: no speech model there that can be read.
-        ConfigError: its encoder is not a Conformer.
+        ConfigError: its encoder is not a Conformer, or soft tokens with what they do not go with.
     """
+    check_soft_tokens(cfg)
     if restoring:
         return _freeze(Perception(cfg.perception))
     speech_model = load_speech_model(cfg.pretrained_asr)
     with open_dict(cfg):
         wanted: dict[str, Any] = {"output_dim": llm.hidden_size}
         if cfg.perception.get("soft_tokens", False):
-            wanted |= {"vocab_size": llm.vocab_size, "embed_rms": llm.embed_rms()}
+            wanted |= {"vocab_size": llm.vocab_size, "embed_scale": llm.embed_scale(), "embed_rms": llm.embed_rms()}
         cfg.perception = perception_config(cfg.perception, speech_model.cfg, **wanted)
     perception = Perception(cfg.perception)
     copy_encoder(speech_model, perception)

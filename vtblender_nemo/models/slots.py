@@ -44,13 +44,11 @@ def embed_slots(model: SpeechLLM, prompts: Sequence[Sequence[Slot]]) -> list[tup
     Raises:
         AudioError: an audio that cannot be decoded.
     """
-    llm, perception = model.llm, model.perception
-    waves = [
-        load_samples(slot.audio.cut, perception.sampling_rate) for slots in prompts for slot in slots if slot.audio
-    ]
+    llm, sampling_rate = model.llm, model.perception.sampling_rate
+    waves = [load_samples(slot.audio.cut, sampling_rate) for slots in prompts for slot in slots if slot.audio]
     frames_of: Iterator[Tensor] = iter(())
     if waves:
-        frames, lens = perception.encode(*(part.to(llm.device) for part in pad_right(waves)))
+        frames, lens = model.hear(*(part.to(llm.device) for part in pad_right(waves)))
         frames_of = iter(frames.split(lens.tolist()))
     embedded = []
     for slots in prompts:

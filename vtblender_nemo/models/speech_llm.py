@@ -79,12 +79,16 @@ class SpeechLLM(nn.Module):
         frames: Tensor | None = None
         frame_lens = batch.audio_lens.new_zeros(0)
         if len(batch.audio_lens):
-            frames, frame_lens = self.perception.encode(batch.audios, batch.audio_lens)
-            if self.perception.token_ctc is not None:
-                table = self.llm.embedding_table()
-                frames, frame_lens = self.perception.token_ctc.soft_tokens(frames, frame_lens, table)
+            frames, frame_lens = self.hear(batch.audios, batch.audio_lens)
         plan = plan_splice(batch, frame_lens, self.audio_locator_id)
         return gather_embeds(plan, token_embeds, frames), plan
+
+    def hear(self, audios: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """What the LLM is given of waveforms, frames or soft tokens; see `Perception.encode`."""
+        frames, frame_lens = self.perception.encode(audios, audio_lens)
+        if self.perception.token_ctc is None:
+            return frames, frame_lens
+        return self.perception.token_ctc.soft_tokens(frames, frame_lens, self.llm.token_table())
 
     @torch.no_grad()
     def prompt_embeds(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from vtblender_nemo.common.nemo_restore import pretrained_nemo, restore_nemo
 from vtblender_nemo.common.trusted_classes import RECOGNISER, VTBLENDER, check_parts
 from vtblender_nemo.modules.audio_chunks import chunk, split_group
 from vtblender_nemo.modules.recompute import check_degree, recompute_conformer
-from vtblender_nemo.modules.soft_tokens import TokenCTC, check_soft_tokens
+from vtblender_nemo.modules.soft_tokens import TokenCTC
 
 
 class Perception(AudioPerceptionModule):
@@ -36,7 +36,7 @@ class Perception(AudioPerceptionModule):
             segments are computed apart, `pad_samples_to`: S is rounded up to a multiple of this, `encoder_chunk_secs`:
             longer segments are cut at pauses and encoded chunk by chunk (None: never), `recompute`: what of the encoder and
             the adapter is computed again in the backward pass, and `soft_tokens`: whether frames are to become soft tokens, of
-            `vocab_size` kinds at the loudness `embed_rms`.
+            an LLM with `vocab_size`, `embed_scale` and `embed_rms`.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -45,10 +45,11 @@ class Perception(AudioPerceptionModule):
                 raise ModelFileError(f"the {part} has no class", value=None, knob=f"model.perception.{part}._target_")
         check_parts(OmegaConf.to_container(cfg), VTBLENDER, "model.perception")
         super().__init__(cfg)
-        check_soft_tokens(cfg)
         self.separator = nn.Parameter(torch.zeros(cfg.output_dim)) if cfg.get("separator", False) else None
         self.token_ctc = (
-            TokenCTC(cfg.output_dim, cfg.vocab_size, cfg.embed_rms) if cfg.get("soft_tokens", False) else None
+            TokenCTC(cfg.output_dim, cfg.vocab_size, embed_scale=cfg.embed_scale, embed_rms=cfg.embed_rms)
+            if cfg.get("soft_tokens", False)
+            else None
         )
         check_degree(cfg.recompute, "model.perception.recompute")
         for module in (self.encoder, self.modality_adapter):
@@ -197,7 +198,7 @@ def perception_config(cfg: DictConfig, speech_model_cfg: DictConfig, **llm: Any)
     Args:
         cfg: the section.
         speech_model_cfg: of the whole speech model.
-        llm: `output_dim`, the LLM's width; for soft tokens `vocab_size` and `embed_rms`, too.
+        llm: `output_dim`, the LLM's width; for soft tokens `vocab_size`, `embed_scale` and `embed_rms`, too.
     """
     complete = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     with open_dict(complete):

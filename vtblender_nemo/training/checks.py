@@ -14,7 +14,9 @@ from torch.distributed.constants import default_pg_timeout
 
 from vtblender_nemo.common.chat import PromptIds
 from vtblender_nemo.common.errors import ConfigError
+from vtblender_nemo.common.nemo_archive import check_archive
 from vtblender_nemo.common.parallel import check_tensor_parallel, launcher
+from vtblender_nemo.common.trusted_classes import VTBLENDER
 from vtblender_nemo.data.blend import Encoder
 from vtblender_nemo.data.config import TrainConfig, ValidationConfig
 from vtblender_nemo.data.loader import ValidationLoader, make_planner
@@ -319,9 +321,19 @@ def _check_warm_start(cfg: DictConfig, made: str | None) -> None:
 
 
 def _check_soft_tokens(cfg: DictConfig) -> None:
-    check_soft_tokens(cfg.model.perception)
-    learned = (cfg.get("warm_start") or {}).get("steps") or cfg.model.get("init_from")
-    if cfg.model.perception.get("soft_tokens", False) and not learned:
+    check_soft_tokens(cfg.model)
+    if not cfg.model.perception.get("soft_tokens", False):
+        return
+    start = cfg.model.get("init_from")
+    if start and Path(start).is_file():
+        if not (check_archive(start, VTBLENDER).get("perception") or {}).get("soft_tokens", False):
+            raise ConfigError(
+                "the model to start from has no soft tokens",
+                value=start,
+                expected="one with them",
+                knob="model.init_from",
+            )
+    elif not (cfg.get("warm_start") or {}).get("steps"):
         raise ConfigError(
             "soft tokens have to be learned from transcripts before an LLM can read them",
             value="no warm start, and no model to start from",

@@ -32,8 +32,8 @@ _FREE = (
     "tiny.sets.voices",
     "tiny.sets.generalisation",
 )
-_NEW = {"tiny.sets": None, "model.imitation": vars(Imitation())}
-"""Sections that runs of before lack, and what they would have held to come to the same results; None: whatever they hold."""
+_NEW = {"tiny.sets": None, "model.imitation": vars(Imitation()), "model.perception.soft_tokens": False}
+"""Keys that runs of before lack, and what they would have held to come to the same results; None: whatever they hold."""
 
 
 def hold_to_config(cfg: DictConfig, path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtblender_nemo.common.batch import Batch
 from vtblender_nemo.common.errors import ConfigError, ModelFileError
@@ -89,7 +89,7 @@ def kept_name(cfg: DictConfig, model: VTBlenderModel) -> str:
         values = plain(OmegaConf.select(cfg, section))
         settings[section] = {key: _files_by_content(value) for key, value in values.items() if key not in keys}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, weight in sorted({**model.perception.state_dict(), "embeddings": model.llm.embedding_table()}.items()):
+    for name, weight in sorted({**model.perception.state_dict(), "embeddings": model.llm.token_table()}.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return f"{digest.hexdigest()[:32]}.safetensors"
@@ -135,29 +135,22 @@ class _TiedCTC(pl.LightningModule):
         self.perception = model.perception
         self._cfg = cfg
         llm = model.llm
-        self.head = self.perception.token_ctc or TokenCTC(llm.hidden_size, llm.vocab_size, llm.embed_rms())
+        self.head = self.perception.token_ctc or TokenCTC(
+            llm.hidden_size, llm.vocab_size, embed_scale=llm.embed_scale(), embed_rms=llm.embed_rms()
+        )
         self._parts = {
             part: [(name, parameter) for name, parameter in named if not name.startswith(_HEAD)]
             for part, named in model.trainable_parts().items()
             if part in _TRAINED
         }
         self._answer_end = len(model.chat_format.answer_end_ids)
-        self.register_buffer("embeddings", llm.embedding_table().float(), persistent=False)
+        self.register_buffer("table", llm.token_table(), persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.perception.encoder.eval()  # its batch statistics stay those of its own training
         frames, frame_lens = self.perception.encode(batch.audios, batch.audio_lens)
         targets, target_lens = self._transcripts(batch)
-        with torch.autocast(self.device.type, enabled=False):
-            logits = self.head.logits(frames.float(), self.get_buffer("embeddings"))
-            loss = nn.functional.ctc_loss(
-                nn.utils.rnn.pad_sequence(logits.log_softmax(-1).split(frame_lens.tolist())),
-                targets,
-                frame_lens,
-                target_lens,
-                blank=logits.shape[1] - 1,
-                zero_infinity=True,
-            )
+        loss = self.head.loss(frames.float(), frame_lens, targets, target_lens, self.get_buffer("table"))
         self.log("ctc_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
