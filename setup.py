@@ -94,6 +94,7 @@ TEST_TOOLS = [
     "mypy>=2,<3",
     "nemo_text_processing>=1.1,<2",  # of the extra tts all that our tests use; the rest needs a C++ compiler
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.14,<1",
     "selenium>=4.25,<5",
 ]

@@ -43,6 +43,8 @@ def test_space_and_half_characters_wait() -> None:
         ("a.b.c", (".c", ".b"), "a"),
         ("stop", ("stop",), ""),
         ("one\n\ntwo", ("\n\n",), "one"),
+        ("abc", ("b", "abc"), "a"),
+        ("abc", ("abc", "bc"), ""),
     ],
 )
 def test_stop_texts(text: str, stop: tuple[str, ...], wanted: str) -> None:
@@ -54,7 +56,7 @@ def test_stop_texts(text: str, stop: tuple[str, ...], wanted: str) -> None:
 @given(st.text(alphabet="ab é\n€", max_size=12), st.lists(st.text(alphabet="ab é", min_size=1, max_size=3), max_size=2))
 def test_pieces_add_up(text: str, stop: list[str]) -> None:
     whole = text.strip()
-    places = [whole.find(one) for one in stop if one in whole]
-    wanted = whole[: min(places)].rstrip() if places else whole
+    found = [(whole.find(one) + len(one), whole.find(one)) for one in stop if one in whole]
+    wanted = whole[: min(found)[1]].rstrip() if found else whole
     said, _ = pieces(text, *stop)
     assert "".join(said) == wanted

@@ -12,7 +12,8 @@ _UNFINISHED = "\ufffd"  # what decoders write for the first bytes of a character
 class GrowingText:
     """The text of an answer while its tokens come.
 
-    All pieces together are `ChatFormat.decode` of all ids, up to the first stop text.
+    All pieces together are `ChatFormat.decode` of all ids, up to the stop text that is complete first, however many characters a
+    token has.
 
     Args:
         chat_format: decodes.
@@ -41,11 +42,12 @@ class GrowingText:
         return self._say(self._cut(self._format.decode(ids)))
 
     def _cut(self, text: str) -> str:
-        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        if not places:
+        found = [(begin + len(stop), begin) for stop in self._stop if (begin := text.find(stop)) >= 0]
+        if not found:
             return text
         self.is_stopped = True
-        return text[: min(places)].rstrip()
+        _, begin = min(found)
+        return text[:begin].rstrip()
 
     def _begun_stop(self, text: str) -> int:
         """How many characters at the end may be the head of a stop text."""
