@@ -66,8 +66,11 @@ STEPS = {
     "replicated": ("replicated", "0,1/2,3"),
     "sharded": ("sharded", "0,1/2,3"),
     "sharded_uneven": ("sharded", "0/4/1,2/3"),  # one without audio, one without targets
+    "alone_soft": ("auto", "0,1,2,3"),
+    "replicated_soft": ("replicated", "0,1/2,3"),
+    "sharded_soft": ("sharded", "0,1/2,3"),
 }
-"""Strategy, and the rows of each rank."""
+"""Strategy, and the rows of each rank; those named soft are with soft tokens."""
 
 
 def make_strategy(name: str) -> Any:
@@ -77,11 +80,13 @@ def make_strategy(name: str) -> Any:
     ]
 
 
-def step(llm: str, canary: str, output: Path, strategy: str, shares: str) -> None:
+def step(llm: str, canary: str, output: Path, strategy: str, shares: str, soft_tokens: bool) -> None:
     """What one rank does."""
     of_ranks = [[int(row) for row in share.split(",")] for share in shares.split("/")]
     pl.seed_everything(0)
-    model = VTBlenderModel(model_config(Path(llm), Path(canary), optim={"sched": {"warmup_steps": 0}})).eval()
+    perception = {"soft_tokens": soft_tokens, "separator": not soft_tokens}
+    config = model_config(Path(llm), Path(canary), optim={"sched": {"warmup_steps": 0}}, perception=perception)
+    model = VTBlenderModel(config).eval()
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=len(of_ranks),
@@ -98,7 +103,8 @@ def step(llm: str, canary: str, output: Path, strategy: str, shares: str) -> Non
 def main() -> None:
     llm, canary, folder = sys.argv[1:]
     for name, (strategy, shares) in STEPS.items():
-        run_ranks(step, shares.count("/") + 1, llm, canary, Path(folder) / f"{name}.pt", strategy, shares)
+        output, soft_tokens = Path(folder) / f"{name}.pt", name.endswith("soft")
+        run_ranks(step, shares.count("/") + 1, llm, canary, output, strategy, shares, soft_tokens)
 
 
 if __name__ == "__main__":
