@@ -67,7 +67,7 @@ def _figure(report: Values, measures: Sequence[str], kind: str, title: str, x_la
         else:
             _bars(axes, report, measure, kind)
         better = next(o["measures"][measure]["better"] for o in report["variants"].values() if measure in o["measures"])
-        axes.set_title(f"{measure}, {better} is better", fontsize=9)
+        axes.set_title(f"{measure}\n{better} is better", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     return figure
